@@ -106,7 +106,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise QilinError(f"{path} does not exist") from None
-    except ValueError as reason:
+    except (ValueError, RecursionError) as reason:
         raise QilinError(f"{path} is not valid JSON: {reason}") from None
 
 
@@ -115,21 +115,20 @@ def read_jsonl(path: str | Path) -> Iterator[dict]:
     path = Path(path)
     if not path.exists():
         raise QilinError(f"{path} does not exist")
-    with open(path, encoding="utf-8") as handle:
+    with open(path, "rb") as handle:
         for number, line in enumerate(handle, start=1):
             try:
-                yield json.loads(line)
-            except ValueError as reason:
+                yield json.loads(line.decode())
+            except (ValueError, RecursionError) as reason:
                 raise QilinError(f"{path}, line {number}: not valid JSON ({reason})") from None
 
 
 def hashes(paths: dict[str, Path]) -> dict[str, str]:
     """sha256 per file; one that cannot be read has its reason instead: whoever reads it counts it as a rejection."""
-    return {name: _hash_or_reason(path) for name, path in sorted(paths.items())}
-
-
-def _hash_or_reason(path: Path) -> str:
-    try:
-        return sha256_once(path)
-    except OSError as reason:
-        return f"unreadable: {reason.strerror}"
+    found: dict[str, str] = {}
+    for name, path in sorted(paths.items()):
+        try:
+            found[name] = sha256_once(path)
+        except OSError as reason:
+            found[name] = f"unreadable: {reason.strerror}"
+    return found

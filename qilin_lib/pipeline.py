@@ -140,7 +140,9 @@ def split_overrides(
     # What is called by a stage's name: section, class of its parameters.
     known = {stage: SECTIONS[_notebook(stage)] for stage in chains.graph(chain)}
     known |= {chains.folder(name): (name, model) for name in chain for _, model in [known[chains.folder(name)]]}
-    overrides: dict[str, dict[str, Any]] = {stage: shared | _which(stage) for stage in known}
+    # What tells the notebook of several trainings which one it is to make.
+    which = {stage: {} if stage in SECTIONS else {"stage": chains.name_of(stage)} for stage in known}
+    overrides: dict[str, dict[str, Any]] = {stage: shared | own for stage, own in which.items()}
     for name, value in pairs:
         section, _, field = name.rpartition(".")
         if field in ("notebook", "profile", "run", "from_run", "stage"):
@@ -165,11 +167,6 @@ def split_overrides(
 def _notebook(stage: str) -> str:
     """The notebook that makes a stage."""
     return stage.rstrip("0123456789") if chains.trains(stage) else stage
-
-
-def _which(stage: str) -> dict[str, str]:
-    """What tells the notebook of several trainings which one it is to make."""
-    return {} if stage in SECTIONS else {"stage": chains.name_of(stage)}
 
 
 def _load(stage: str, profile: str, run: str | None, overrides: dict[str, Any]) -> Strict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from qilin_lib import strict_yaml
 from qilin_lib.strict import LocalPath, Outside, Part, Strict
@@ -47,16 +47,38 @@ class Tiny(Part):
     """Shape and brief pre-training of the built-in base model (a small LLaMA)."""
 
     vocab_size: int = Field(ge=512, description="pieces of its tokenizer")
-    hidden_size: int = Field(description="width of a layer")
-    intermediate_size: int = Field(description="width of the MLP; NF4 on a CPU wants multiples of 64")
-    num_hidden_layers: int = Field(description="layers")
-    num_attention_heads: int = Field(description="query heads")
-    num_key_value_heads: int = Field(description="key and value heads")
-    max_position_embeddings: int = Field(description="longest context, tokens")
-    max_steps: int = Field(description="optimizer steps of its pre-training")
-    learning_rate: float = Field(description="peak rate of its pre-training")
-    per_device_train_batch_size: int = Field(description="blocks per step of its pre-training")
-    block_size: int = Field(description="tokens per block of its pre-training")
+    hidden_size: int = Field(ge=1, description="width of a layer")
+    intermediate_size: int = Field(ge=1, description="width of the MLP; NF4 on a CPU wants multiples of 64")
+    num_hidden_layers: int = Field(ge=1, le=4096, description="layers")
+    num_attention_heads: int = Field(ge=1, description="query heads")
+    num_key_value_heads: int = Field(ge=1, description="key and value heads")
+    max_position_embeddings: int = Field(ge=16, description="longest context, tokens")
+    max_steps: int = Field(ge=1, description="optimizer steps of its pre-training")
+    learning_rate: float = Field(gt=0, lt=1, description="peak rate of its pre-training")
+    per_device_train_batch_size: int = Field(ge=1, description="blocks per step of its pre-training")
+    block_size: int = Field(ge=16, description="tokens per block of its pre-training")
+
+    @model_validator(mode="after")
+    def _possible(self) -> Tiny:
+        heads, shared, context = self.num_attention_heads, self.num_key_value_heads, self.max_position_embeddings
+        # Rotary positions turn the dimensions of a head in pairs.
+        if self.hidden_size % (2 * heads):
+            wider = self.hidden_size + -self.hidden_size % (2 * heads)
+            raise ValueError(
+                f"hidden_size: {self.hidden_size} is no multiple of twice num_attention_heads: {heads}; nearest valid: "
+                f"hidden_size: {wider}"
+            )
+        if heads % shared:
+            fewer = next(count for count in range(min(heads, shared), 0, -1) if heads % count == 0)
+            raise ValueError(
+                f"num_key_value_heads: {shared} does not divide num_attention_heads: {heads}; nearest valid: {fewer}"
+            )
+        if self.block_size > context:
+            raise ValueError(
+                f"block_size: {self.block_size} is longer than max_position_embeddings: {context}; nearest valid: "
+                f"{context}"
+            )
+        return self
 
 
 class Tokenize(Strict):

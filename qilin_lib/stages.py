@@ -15,8 +15,6 @@ from qilin_lib.params import ROOT
 from qilin_lib.runs import Run, Stage, environment
 from qilin_lib.schema import Strict, Trained
 
-BUILD = "01_build_chimed"
-
 
 def open_stage(parameters: Strict) -> Stage:
     """The stage of a notebook, checked: parents there and whole, machine and settings possible.
@@ -67,7 +65,7 @@ def _graph(parameters: Strict) -> dict[str, tuple[str, ...]]:
 
 def _keyed(parameters: Strict, run: Run, parents: dict[str, str]) -> Stage:
     """The stage with the key that its parameters, the digests of its `parents` and the files it reads give."""
-    raw = raw_folder(parameters) if parameters.notebook == BUILD else None
+    raw = raw_folder(parameters) if parameters.notebook == chains.BUILD else None
     read = _files_read(parameters, raw)
     inputs = parents | {kind: files.hashes(paths) for kind, paths in read.items()}
     return Stage(parameters, run.dir, runs.key(parameters, inputs), inputs, False, raw, dict(_states(read)))
@@ -125,7 +123,7 @@ def _states(read: dict[str, dict[str, Path]]) -> Iterator[tuple[Path, tuple[int,
 def check(stage: Stage) -> None:
     """What can be refused before anything is moved or made. Raises QilinError."""
     parameters = stage.parameters
-    if stage.name == BUILD:
+    if stage.name == chains.BUILD:
         from qilin_lib.chimed import build
 
         build.chosen_sources(parameters, stage.raw)
@@ -160,10 +158,7 @@ def share(parameters: Strict) -> str:
     source, target = parameters.from_run, Run(runs.runs_dir() / parameters.run)
     if not source or source == parameters.run:
         return ""
-    other = Run(runs.runs_dir() / source)
-    if not other.dir.is_dir():
-        names = sorted(path.name for path in runs.runs_dir().glob("*") if path.is_dir())
-        raise QilinError(f"from_run = '{source}': no such run{nearest(source, names)}; there are {names}")
+    other = runs.find(source, "from_run")
     for name in _ancestors(parameters.folder, _graph(parameters)):
         if not target.folder(name).exists() and other.finished(name):
             _link(target, other, name)
@@ -228,8 +223,8 @@ def accept(parameters: Strict) -> str:
 
 
 def verify(run: str) -> Iterator[str]:
-    """One line per finished stage, after hashing every file; QilinError at the first that differs."""
-    folder = Run(runs.runs_dir() / run)
+    """One line per finished stage, after hashing every file; QilinError at the first that differs, or without a run."""
+    folder = runs.find(run)
     for name in sorted(path.parent.name for path in folder.dir.glob("[0-9][0-9]_*/manifest.json")):
         if ".old-" not in name:
             manifest = folder.manifest(name)
@@ -239,7 +234,7 @@ def verify(run: str) -> Iterator[str]:
 
 def remove_old(run: str, names: list[str]) -> Iterator[str]:
     """Without names a line per old stage of a run with its size; with names those are removed for good."""
-    folder = Run(runs.runs_dir() / run)
+    folder = runs.find(run)
     old = {path.name: path for path in folder.old()}
     for name in names:
         if name not in old:

@@ -30,6 +30,34 @@ def _modules(value: str | list[str]) -> str | list[str]:
     return value
 
 
+class SecretError(ValueError):
+    """Of a parameter whose value no message may show."""
+
+
+# Names of fields that are a secret, whatever stands there, and texts that are one, whatever they are called.
+SECRET = re.compile(
+    r"(?i)^(key|token)$|(api_?key|access_?key|secret|passw(or)?d|credentials?|authorization|(hf|hub|auth|access|api)_?token)$"
+)
+KEY = re.compile(r"Bearer\s+\S+|(?:sk|pk|hf|gh[pousr]|glpat|AKIA|AIza)[-_]?(?=\S*\d)(?=\S*[A-Z])[\w-]{16,}")
+
+
+def _open(value: Any, name: str = "") -> Any:
+    """What another program is to have, and no secret in it: manifests and executed notebooks hold all parameters."""
+    for key, one in value.items() if isinstance(value, dict) else []:
+        _open(one, str(key))
+    for one in value if isinstance(value, list) else []:
+        _open(one, name)
+    plain = not isinstance(value, dict | list | bool) and value
+    if plain and (SECRET.search(name.replace("-", "_")) or KEY.fullmatch(str(value))):
+        raise SecretError(
+            f"{name}: a key or password would be stored in the run; nearest valid: a variable of the environment, for "
+            "an endpoint the one that api_key_env names"
+        )
+    return value
+
+
+# Fields that are handed on to a library or a server as they are.
+Fields = Annotated[dict[str, Any], AfterValidator(_open)]
 Modules = Annotated[str | list[str], AfterValidator(_modules)]
 LocalPath = Annotated[str, Field(min_length=1), AfterValidator(expanduser)]
 

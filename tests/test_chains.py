@@ -1,48 +1,15 @@
-"""Chains of trainings: what they may be, what stands on what, and that a run goes through one like any other."""
+"""Chains of trainings: what they may be and what stands on what (test_pipeline.py: a run goes through one)."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from qilin_lib import chains, files, params, pipeline, runs, stages
+from qilin_lib import chains, params, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.models import names
 
 FOUR = ["dcpt", "sft", "dpo", "sft2"]
 BASE = {"name": "baichuan-inc/Baichuan-7B", "source": "hub", **names.PAPER_SIZE}
-
-
-@pytest.fixture
-def call(tmp_path: Path, empty_runs: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    """`call(*arguments)`: the exit code of `pipeline longer …`, a profile of chain FOUR, without papermill."""
-    folder = tmp_path / "params"
-    folder.mkdir()
-    (folder / "smoke.yaml").write_bytes((params.ROOT / "params" / "smoke.yaml").read_bytes())
-    text = f"extends: smoke\nchain: {json.dumps(FOUR)}\nsft: {{lora_r: 4}}\nsft2: {{finetuning: full, max_steps: 7}}\n"
-    files.write_text(folder / "longer.yaml", f"{text}eval: {{models: {json.dumps(['base', *FOUR])}}}\n")
-    monkeypatch.setenv("QILIN_PARAMS_DIR", str(folder))
-    files.write_text(tmp_path / "raw" / "cmd" / "a.jsonl", "{}\n")
-    monkeypatch.setattr(pipeline, "_execute", execute)
-    monkeypatch.setattr("test_chains.DONE", [])
-    return lambda *arguments: pipeline.main(["longer", "-p", "raw_dir", str(tmp_path / "raw"), *arguments])
-
-
-DONE: list[str] = []
-
-
-def execute(name: str, values: dict[str, Any], run_dir: Path) -> None:
-    """In papermill's place: the stage of notebook and parameters writes one file and is finished."""
-    stage = stages.open_stage(params.load(pipeline._notebook(name), values))
-    assert stage.name == name
-    stage.begin()
-    files.write_text(stage.dir / "out.txt", f"{name} {json.dumps(stage.inputs)} {stage.key}")
-    stage.finish()
-    DONE.append(name)
 
 
 def test_the_default_chain_is_the_paper_s() -> None:
@@ -85,74 +52,6 @@ def test_a_chain_that_cannot_be_is_a_sentence(chain: list[str], reason: str) -> 
     with pytest.raises(QilinError) as refused:
         params.load("04_sft", {"chain": chain})
     assert reason in str(refused.value) and "chain" in str(refused.value)
-
-
-def test_a_further_training_has_the_first_s_values_but_for_its_own(call: Callable[..., int]) -> None:
-    first, second = (params.load("04_sft", {"profile": "longer", "stage": name}) for name in (None, "sft2"))
-    ours, theirs = second.model_dump(), first.model_dump()
-    assert {name for name in ours if ours[name] != theirs[name]} == {"stage", "finetuning", "max_steps"}
-    assert (second.lora_r, second.finetuning, second._origins["finetuning"]) == (4, "full", "longer")
-
-
-def test_what_a_chain_lacks_is_refused_by_name(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    for given, reason in (
-        ({"stage": "sft3"}, "stage: sft3 is no training of notebook 04_sft"),
-        ({"stage": "dpo"}, "nearest valid: sft, sft2"),
-        ({"chain": ["dcpt", "sft"]}, "'sft2:' is no training of its chain"),
-    ):
-        with pytest.raises(QilinError, match=reason):
-            params.load("04_sft", {"profile": "longer", **given})
-    with pytest.raises(QilinError, match="'dpo' is no model of this run.*there are"):
-        params.load("06_eval", {"chain": ["dcpt", "sft"]})
-    with pytest.raises(QilinError, match="no such training"):
-        stages.inspect_stage(params.load("03_dcpt", {"chain": ["sft"]}))
-    assert call("-p", "learning_rate", "1e-5") == 2
-    assert "dcpt.learning_rate, sft.learning_rate, dpo.learning_rate, sft2.learning_rate" in capsys.readouterr().err
-
-
-def test_a_run_goes_through_its_chain_and_resumes(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("--only", "04_sft2") == 2
-    assert "run notebooks/01_build_chimed.ipynb first" in capsys.readouterr().err
-    for number in ("01", "02", "03", "04", "05"):
-        assert call("--only", number) == 0
-    assert DONE == ["01_build_chimed", "02_tokenize", "03_dcpt", "04_sft", "05_dpo"]
-    assert call("--only", "06") == 2
-    assert "run notebooks/04_sft.ipynb with stage = 'sft2' first" in capsys.readouterr().err
-    assert call() == 0, "the same command goes on where it stopped"
-    assert DONE[5:] == ["04_sft2", "06_eval", "07_case_study", "08_rlhf", "09_bias"]
-    manifest = runs.read_manifest(runs.runs_dir() / "longer", "04_sft2")
-    assert list(manifest["inputs"]) == ["01_build_chimed", "02_tokenize", "05_dpo"]
-    assert manifest["parameters"]["finetuning"] == "full"
-    run = runs.Run(runs.runs_dir() / "longer")
-    assert run.chain == FOUR and run.parents("04_sft2") == ("01_build_chimed", "02_tokenize", "05_dpo")
-    assert call("--verify") == 0 and "04_sft2: 1 files" in capsys.readouterr().out
-
-
-def test_the_plan_names_every_stage(call: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
-    assert call("--plan") == 0
-    assert "04_sft2: disk: " in capsys.readouterr().out
-
-
-def test_a_change_moves_what_stands_on_it_alone(call: Callable[..., int]) -> None:
-    call()
-    DONE.clear()
-    assert call("-p", "sft2.learning_rate", "1e-5") == 0
-    assert DONE == ["04_sft2", "06_eval", "07_case_study", "08_rlhf", "09_bias"]
-
-
-def test_another_run_stands_on_the_stages_that_both_chains_have(call: Callable[..., int], capsys: Any) -> None:
-    call()
-    DONE.clear()
-    assert call("--run", "other", "--from-run", "longer", "-p", "sft2.learning_rate", "1e-5") == 0
-    assert DONE == ["04_sft2", "06_eval", "07_case_study", "08_rlhf", "09_bias"]
-    assert capsys.readouterr().out.count("shared with run 'longer'") == 5
-
-
-def test_a_stage_of_another_chain_is_not_stood_upon(call: Callable[..., int]) -> None:
-    call()
-    given = {"run": "longer", "chain": ["sft", "dpo"]}
-    with pytest.raises(QilinError, match="04_sft of run 'longer' stands on 03_dcpt, as another chain has it"):
-        stages.inspect_stage(params.load("05_dpo", given))
 
 
 def test_chain_and_stage_are_no_part_of_a_key() -> None:

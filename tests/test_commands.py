@@ -17,6 +17,7 @@ CALLS = {
     "report.bundle nope": "run 'nope': no such run",
     "train.probe 05_dpo smok": "profile 'smok': no such file",
     "train.probe 99_dpo smoke": "notebook '99_dpo': unknown",
+    "train.probe 08_rlhf smoke": "notebook '08_rlhf': no training of a chain; nearest valid: 03_dcpt, 04_sft, 05_dpo",
     "models.baichuan /nowhere out": "nowhere",
     "chimed.dataset nope out": "'nope': no run or folder",
     "chimed.scale_out nowhere out": "nowhere",

@@ -31,31 +31,20 @@ def test_failure_inside_the_block_leaves_the_old_file_and_no_temporary_one(tmp_p
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_generator_that_fails_half_way_writes_no_rows(tmp_path: Path) -> None:
-    def rows():
-        yield {"id": 1}
-        raise ValueError("bad record")
-
-    with pytest.raises(ValueError, match="bad record"):
-        files.write_jsonl(tmp_path / "rows.jsonl", rows())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_broken_json_line_names_file_and_line(tmp_path: Path) -> None:
-    path = tmp_path / "rows.jsonl"
-    path.write_text('{"id": 1}\n{"id": 2\n{"id": 3}\n', encoding="utf-8")
-    with pytest.raises(QilinError, match=r"rows\.jsonl, line 2: not valid JSON"):
-        list(files.read_jsonl(path))
-
-
-def test_broken_json_file_names_file_and_line(tmp_path: Path) -> None:
-    path = tmp_path / "value.json"
-    path.write_text('{"a": 1,\n "b": }\n', encoding="utf-8")
-    with pytest.raises(QilinError, match=r"value\.json is not valid JSON: .*line 2"):
-        files.read_json(path)
-
-
-@pytest.mark.parametrize("read", [files.read_json, lambda path: list(files.read_jsonl(path))])
-def test_missing_file_is_a_sentence(read, tmp_path: Path) -> None:
-    with pytest.raises(QilinError, match=r"gone\.json does not exist"):
-        read(tmp_path / "gone.json")
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("gbk.jsonl", '{"id": 1}\n{"id": "病"}\n'.encode("gbk"), r"gbk\.jsonl, line 2: not valid JSON"),
+        ("deep.jsonl", b"[" * 100_000, r"deep\.jsonl, line 1: not valid JSON"),
+        ("deep.json", b"[" * 100_000, r"deep\.json is not valid JSON"),
+        ("rows.jsonl", b'{"id": 1}\n{"id": 2\n{"id": 3}\n', r"rows\.jsonl, line 2: not valid JSON"),
+        ("value.json", b'{"a": 1,\n "b": }\n', r"value\.json is not valid JSON: .*line 2"),
+        ("gone.json", None, r"gone\.json does not exist"),
+        ("gone.jsonl", None, r"gone\.jsonl does not exist"),
+    ],
+)
+def test_a_broken_or_missing_file_is_a_sentence(name: str, data: bytes | None, said: str, tmp_path: Path) -> None:
+    if data:
+        (tmp_path / name).write_bytes(data)
+    with pytest.raises(QilinError, match=said):
+        list((files.read_jsonl if name.endswith("l") else files.read_json)(tmp_path / name))

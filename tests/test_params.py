@@ -31,11 +31,6 @@ def notebook(*cells: str) -> dict[str, Any]:
 # --- names and values that papermill hands over -----------------------------------------------------------------------
 
 
-def test_misspelt_parameter_names_the_nearest() -> None:
-    with pytest.raises(QilinError, match=r"05_dpo: unknown parameter 'bacth' .*'per_device_train_batch_size'"):
-        load(bacth=8)
-
-
 def test_parameter_that_does_not_exist_is_refused_even_as_a_string() -> None:
     with pytest.raises(QilinError, match=r"unknown parameter 'smoke'.*known are \['allow_high_lr'"):
         load(smoke="false")
@@ -109,11 +104,6 @@ def test_a_list_typed_as_words_is_told_how_lists_are_written(given: str, meant: 
     assert f"modules_to_save = '{given}': " in str(refused.value) and f"nearest valid: {meant}" in str(refused.value)
 
 
-def test_none_means_as_the_profile_says() -> None:
-    assert load(beta=None, seed=None, profile=None) == load()
-    assert load().profile == "smoke" == load().run
-
-
 def test_unknown_notebook_names_the_nearest() -> None:
     with pytest.raises(QilinError, match=r"'05_dop': unknown .*'05_dpo'"):
         params.load("05_dop", {})
@@ -122,8 +112,6 @@ def test_unknown_notebook_names_the_nearest() -> None:
 def test_either_form_of_decontaminate() -> None:
     for given, meant in (("report", "report"), ("false", False), (True, True)):
         assert params.load("01_build_chimed", {"decontaminate": given}).decontaminate == meant
-    with pytest.raises(QilinError, match="decontaminate"):
-        params.load("01_build_chimed", {"decontaminate": "maybe"})
 
 
 # --- a notebook's namespace -------------------------------------------------------------------------------------------
@@ -142,12 +130,9 @@ def test_cells_of_literals_are_parameters_and_nothing_else_is() -> None:
     )
     loaded = params.load("05_dpo", namespace)
     assert (loaded.profile, loaded.beta, loaded.seed) == ("qlora_24gb", 0.2, 42)
+    with pytest.raises(pydantic.ValidationError, match="frozen"):
+        loaded.beta = 0.5
     assert loaded.max_heldout == 5, "papermill's cell adds to the one above it"
-
-
-def test_misspelt_name_in_the_injected_cell_is_refused() -> None:
-    with pytest.raises(QilinError, match="unknown parameter 'bacth'"):
-        params.load("05_dpo", notebook(CELL, "# Parameters\nbacth = 8\n"))
 
 
 def test_a_mended_cell_starts_anew() -> None:
@@ -180,14 +165,6 @@ def test_a_later_variable_of_the_same_name_is_no_parameter() -> None:
     cells = (CELL, "# Parameters\nmax_steps = 7", "P = 1 + 1", "beta = max([0.3, 0.4])\nmax_steps = beta * 2")
     loaded = params.load("05_dpo", notebook(*cells))
     assert (loaded.beta, loaded.max_steps) == (load().beta, 7)
-
-
-# --- what a parameter object is ---------------------------------------------------------------------------------------
-
-
-def test_parameters_do_not_change_after_loading() -> None:
-    with pytest.raises(pydantic.ValidationError, match="frozen"):
-        load().beta = 0.5
 
 
 # --- papermill itself -------------------------------------------------------------------------------------------------

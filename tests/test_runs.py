@@ -398,7 +398,7 @@ def test_two_runs_share_what_is_equal_and_write_what_is_not_for_themselves(raw: 
     make("04_sft", run="b", from_run="r", content="own", seed=5)
     assert (place / "r" / "04_sft" / "manifest.json").read_bytes() == before
     assert not (place / "b" / "04_sft").is_symlink() and not runs.Run(place / "b").old("04_sft"), "a link is dropped"
-    with pytest.raises(QilinError, match=r"from_run = 'rr': no such run \(did you mean 'r'\?\)|from_run = 'rr'"):
+    with pytest.raises(QilinError, match=r"from_run 'rr': no such run .*did you mean 'r'"):
         stages.open_stage(loaded("04_sft", run="b", from_run="rr"))
 
 

@@ -105,7 +105,7 @@ def test_null_is_said_where_the_type_allows_it_and_none_stays_as_the_profile_say
     """papermill hands `-p max_heldout null` over as the string "null"."""
     assert params.load("05_dpo").max_heldout == 60
     assert params.load("05_dpo", {"max_heldout": "null"}).max_heldout is None
-    assert params.load("05_dpo", {"max_heldout": None}).max_heldout == 60
+    assert params.load("05_dpo", dict.fromkeys(["max_heldout", "seed", "profile"])) == params.load("05_dpo")
     assert params.load("01_build_chimed", {"exact_substrings": "null"}).exact_substrings is None
     assert params.load("06_eval", {"further_benchmarks": "null", "max_items_huatuo": "null"}).max_items_huatuo is None
     assert "beta = 'null': " in refusal("05_dpo", beta="null")
@@ -171,6 +171,27 @@ def test_a_baseline_s_name_that_is_no_file_name_of_its_own_is_refused(name: str)
     assert params.load("06_eval", {"baselines": {"base.parts": {"model": "base"}}}).baselines
 
 
+@pytest.mark.parametrize(
+    ("sizes", "said"),
+    [
+        ({"num_attention_heads": 5}, "hidden_size: 192 .*num_attention_heads: 5.*nearest valid: hidden_size: 200"),
+        ({"hidden_size": 198}, "hidden_size: 198 .*nearest valid: hidden_size: 204"),
+        ({"num_key_value_heads": 4}, "num_key_value_heads: 4 .*num_attention_heads: 6.*nearest valid: 3"),
+        ({"num_key_value_heads": 12}, "num_key_value_heads: 12 .*nearest valid: 6"),
+        ({"hidden_size": 0}, r"tiny\.hidden_size = 0: .*greater than or equal to 1"),
+        ({"num_hidden_layers": 10**7}, r"tiny\.num_hidden_layers = 10000000: .*4096"),
+        ({"learning_rate": 0.0}, r"tiny\.learning_rate = 0\.0"),
+        ({"max_steps": 0}, r"tiny\.max_steps = 0"),
+        ({"block_size": 4096}, "block_size: 4096 .*max_position_embeddings: 2048; nearest valid: 2048"),
+    ],
+)
+def test_sizes_that_no_tiny_model_has_are_refused(sizes: dict[str, float], said: str) -> None:
+    tiny = params.load("02_tokenize").tiny.model_dump()
+    assert params.load("02_tokenize", {"tiny": tiny | {"num_attention_heads": 4, "num_key_value_heads": 2}})
+    with pytest.raises(QilinError, match=said):
+        params.load("02_tokenize", {"tiny": tiny | sizes})
+
+
 def test_a_huge_value_is_shown_short() -> None:
     for value in ("x" * 10**6, ["x" * 1000] * 1000, {"x" * 10**6: 1}, 10**4000):
         assert len(refusal("05_dpo", finetuning=value)) < 600
@@ -210,6 +231,30 @@ def test_a_secret_typed_into_a_baseline_is_refused_without_being_shown(notebook:
         assert KEY[8:] not in refusal(notebook, **given)
     assert KEY[8:] not in refusal(notebook, baselines=json.dumps({"mine": values}))
     assert KEY[8:] not in refusal(notebook, baselines={"mine": KEY})
+
+
+@pytest.mark.parametrize(
+    ("notebook", "given"),
+    [
+        ("06_eval", baseline(endpoint=ENDPOINT, request={"api_key": KEY})),
+        ("06_eval", baseline(endpoint=ENDPOINT, request={"extra": [{"Authorization": f"Bearer {KEY}"}]})),
+        ("06_eval", baseline(endpoint=ENDPOINT, request={"user": KEY})),
+        ("06_eval", baseline(endpoint=ENDPOINT, request=KEY)),
+        ("09_bias", baseline(chat_template_kwargs={"password": KEY})),
+        ("06_eval", {"vllm": {"hf_token": KEY}}),
+        ("03_dcpt", {"trainer": {"hub_token": KEY}}),
+        ("03_dcpt", {"trainer": json.dumps({"hub-token": KEY})}),
+    ],
+)
+def test_a_secret_is_no_value_of_a_mapping_and_so_stands_in_no_run(notebook: str, given: dict) -> None:
+    """Manifests, executed notebooks and tables show all parameters."""
+    said = refusal(notebook, **given)
+    assert KEY[8:] not in said and re.search("would be stored in the run|valid dictionary", said)
+
+
+def test_a_field_that_only_sounds_like_a_secret_is_taken() -> None:
+    request = {"max_completion_tokens": 5, "logit_bias": {"7": 1}, "stop_token_ids": [2], "tokenizer": "sk"}
+    assert params.load("06_eval", baseline(request=request)).baselines["mine"].request == request
 
 
 def test_a_variable_s_name_and_a_plain_url_are_taken() -> None:

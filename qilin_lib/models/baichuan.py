@@ -24,6 +24,7 @@ from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
+from qilin_lib.models import examine
 from qilin_lib.models.load import made_once, skeleton, weight_files, write_shards
 from qilin_lib.models.shapes import is_hub_id
 
@@ -119,7 +120,7 @@ def _convert(source: Path, folder: Path) -> list[str]:
 def read_config(source: Path) -> dict[str, Any]:
     """config.json of a Baichuan-7B or Baichuan2-7B folder; QilinError says why another one is refused."""
     path = source / "config.json"
-    config = files.read_json(path)
+    config = examine.read_config(source)
     if config.get("model_type") != "baichuan":
         raise QilinError(f"{path}: model_type {config.get('model_type')!r} is not Baichuan's")
     if "max_position_embeddings" not in config:

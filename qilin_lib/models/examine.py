@@ -5,17 +5,20 @@ No weight is read: a 7B is looked at in seconds, before anything is built on it.
 
 from __future__ import annotations
 
-import json
 from inspect import signature
 from pathlib import Path
 from typing import Any
 
+from qilin_lib import files
 from qilin_lib.errors import QilinError, sentence
-from qilin_lib.models.load import load_tokenizer, quiet_libraries, weight_files
+from qilin_lib.models.load import from_files, load_tokenizer, weight_files
 
 POINTER = b"version https://git-lfs"
 # Chinese, English and digits: some tokenizer knows only one of them.
 SAMPLE = "咳嗽 cough 12"
+# Of what a configuration counts by these names no published model has more.
+MOST = 4096
+COUNTS = ("layer", "layers", "experts", "labels")
 
 
 def why_unusable(folder: Path, sequence: bool = True) -> str:
@@ -50,20 +53,7 @@ def configuration(folder: Path) -> Any:
     """transformers' configuration of the model in `folder`; QilinError if there is none that it knows by itself."""
     from transformers import AutoConfig
 
-    path = folder / "config.json"
-    if not path.exists():
-        if (folder / "adapter_config.json").exists():
-            raise QilinError("the folder holds a LoRA adapter alone; nearest valid: the folder of the merged model")
-        # The folder of a hub's cache has snapshots.
-        found = [*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")]
-        below = sorted(str(path.parent.relative_to(folder)) for path in found)
-        raise QilinError(
-            f"the folder has no config.json; nearest valid: {below or 'a folder that save_pretrained wrote'}"
-        )
-    try:
-        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-    except (ValueError, AttributeError) as reason:
-        raise QilinError(f"config.json is no JSON object ({reason}); nearest valid: the file as published") from None
+    kind = read_config(folder).get("model_type")
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     # Whatever a configuration from elsewhere makes transformers raise.
@@ -72,9 +62,40 @@ def configuration(folder: Path) -> Any:
         if kind == "baichuan":
             cure = f"what `python -m qilin_lib.models.baichuan {folder} TARGET` writes"
         raise QilinError(
-            f"transformers cannot read config.json of model_type {kind!r} without code from the folder, which the kit "
-            f"never runs ({sentence(reason)}); nearest valid: {cure}"
+            f"{folder}: transformers cannot read config.json of model_type {kind!r} without code from the folder, "
+            f"which the kit never runs ({sentence(reason)}); nearest valid: {cure}"
         ) from None
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """config.json of the model in `folder`; QilinError if there is none, if a file of the folder is a pipe or a device,
+    and for more layers, experts or labels than a model has, which would fill the memory before a weight is read."""
+    for path in sorted(folder.iterdir()):
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise QilinError(f"{path} is no regular file; nearest valid: the file as published")
+    path = folder / "config.json"
+    if not path.exists():
+        if (folder / "adapter_config.json").exists():
+            raise QilinError(f"{folder}: holds a LoRA adapter alone; nearest valid: the folder of the merged model")
+        # The folder of a hub's cache has snapshots.
+        found = [*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")]
+        below = sorted(str(path.parent.relative_to(folder)) for path in found)
+        raise QilinError(
+            f"{folder}: has no config.json; nearest valid: {below or 'a folder that save_pretrained wrote'}"
+        )
+    config = files.read_json(path)
+    if not isinstance(config, dict):
+        raise QilinError(f"{path} is no JSON object; nearest valid: the file as published")
+    _check_counts(config, path)
+    return config
+
+
+def _check_counts(config: dict[str, Any], path: Path) -> None:
+    for name, value in config.items():
+        if isinstance(value, dict):
+            _check_counts(value, path)
+        elif isinstance(value, int) and value > MOST and name.endswith(COUNTS):
+            raise QilinError(f"{path}: {name} is {value:,}; nearest valid: a model of at most {MOST:,}")
 
 
 def _check_kind(config: Any, sequence: bool) -> None:
@@ -111,8 +132,7 @@ def _check_kind(config: Any, sequence: bool) -> None:
 
 
 def _check_tensors(folder: Path, config: Any) -> None:
-    """Every weight of the model is in its files, in the size that config.json says: transformers would draw what is
-    missing at random, and warn."""
+    """Every weight of the model is in its files, in the size that config.json says (`load.from_files`)."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
     for path in weight_files(folder):
@@ -120,27 +140,18 @@ def _check_tensors(folder: Path, config: Any) -> None:
     # Packed, which says nothing of their sizes.
     if hasattr(config, "quantization_config"):
         return
-    quiet_libraries()
-    loader = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    how = {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
     try:
         # Headers alone are read.
-        _, found = loader.from_pretrained(folder, device_map="meta", output_loading_info=True, **how)
+        from_files(
+            AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM, folder, device_map="meta"
+        )
+    except QilinError:
+        raise
     # Whatever a model from elsewhere makes transformers raise.
     except Exception as reason:
         raise QilinError(
             f"transformers cannot load it ({sentence(reason)}); nearest valid: the folder as published"
         ) from None
-    if missing := sorted(found["missing_keys"]):
-        raise QilinError(
-            f"its weights lack {missing[0]} ({len(missing)} tensors are missing), which would be drawn at random; "
-            "nearest valid: config.json and all weights of one and the same model, merged if it is an adapter's"
-        )
-    for name, stored, wanted in sorted(found["mismatched_keys"]):
-        raise QilinError(
-            f"{name} has shape {list(stored)} in its weights, but config.json says {list(wanted)}; nearest valid: "
-            "configuration and weights of one and the same model"
-        )
 
 
 def tensors_of(path: Path) -> dict[str, list[int]]:

@@ -61,11 +61,11 @@ def weight_files(folder: str | Path, single: str = "model.safetensors") -> list[
     """
     folder, suffix = Path(folder), Path(single).suffix
     index, config = folder / f"{single}.index.json", folder / "config.json"
-    if config.exists() and b'"transformers_weights"' in config.read_bytes():
+    if config.is_file() and b'"transformers_weights"' in config.read_bytes():
         raise QilinError(f"{config}: transformers_weights names other files; nearest valid: a config.json without it")
-    if (folder / single).exists():
+    if (folder / single).is_file():
         return [folder / single]
-    if not index.exists():
+    if not index.is_file():
         raise QilinError(
             f"{folder}: holds no {single} and no {index.name}; pickled weights are not loaded; nearest valid: the "
             "same model, converted to safetensors"
@@ -79,7 +79,7 @@ def weight_files(folder: str | Path, single: str = "model.safetensors") -> list[
     for name in names:
         if Path(name).name != name or not name.endswith(suffix):
             raise QilinError(f"{index}: names '{name}'; nearest valid: names of {suffix} files in its own folder")
-        if not (folder / name).exists():
+        if not (folder / name).is_file():
             raise QilinError(f"{folder / name}: the index names it, but it is missing; nearest valid: download it too")
     return [folder / name for name in names]
 
@@ -100,58 +100,82 @@ def load_model(
     (`models.attention`). QilinError: weights missing or not safetensors, a family without classifier.
     """
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as classifiers
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
     quiet_libraries()
     if attention == documents.NAME:
         documents.register()
-    if Path(path).is_dir():
-        weight_files(path)
-    loader, more = (AutoModelForSequenceClassification, {"num_labels": 1}) if rewards else (AutoModelForCausalLM, {})
-    if rewards:
-        config = AutoConfig.from_pretrained(path, trust_remote_code=False)
-        if type(config) not in classifiers:
-            raise QilinError(
-                f"{path}: transformers has no sequence classifier of model type '{config.model_type}', which a reward "
-                "model is; nearest valid: a base of another family, such as llama or qwen2"
-            )
+    weight_files(path)
+    how = {"dtype": getattr(torch, dtype), "attn_implementation": attention, "device_map": {"": device}}
     if quantised:
-        more["quantization_config"] = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=getattr(torch, dtype),
-            llm_int8_skip_modules=[REWARD_HEAD] if rewards else None,
-        )
-    model, found = loader.from_pretrained(
-        path,
-        output_loading_info=True,
-        dtype=getattr(torch, dtype),
-        attn_implementation=attention,
-        device_map={"": device},
-        use_safetensors=True,
-        trust_remote_code=False,
-        **more,
-    )
-    lacks = sorted(name for name in found["missing_keys"] if not (rewards and name.startswith(REWARD_HEAD)))
-    if lacks:
-        # transformers would draw them by chance, and only warn.
-        raise QilinError(
-            f"{path}: its files lack {len(lacks)} of the weights that config.json names, the first {lacks[0]}; nearest "
-            "valid: the model's files as published"
-        )
+        how["quantization_config"] = _nf4(how["dtype"], rewards)
+    if rewards:
+        _check_classifier(path)
+        model = from_files(AutoModelForSequenceClassification, path, REWARD_HEAD, num_labels=1, **how)
+    else:
+        model = from_files(AutoModelForCausalLM, path, **how)
     # With it on, transformers ignores position ids that restart, and packed documents see each other.
     model.config.use_cache = False
     if quantised:
-        from bitsandbytes.nn import Linear4bit
-
-        for module in model.modules():
-            if isinstance(module, Linear4bit):
-                # On a CPU with AVX512-BF16, bitsandbytes 0.50.2 rounds the NF4 scales to bfloat16 in place at the first
-                # pass in evaluation mode: an evaluation would change the weights under the adapter.
-                module.support_avx512bf16_for_cpu = False
+        _keep_scales(model)
     return model
+
+
+def from_files(loader: Any, folder: str | Path, head: str = "", **how: Any) -> Any:
+    """The model that transformers' `loader` makes of safetensors, without remote code.
+
+    QilinError for a weight that the files lack, but those of `head`, or have in another size than config.json says:
+    transformers would draw it at random, and only warn.
+    """
+    quiet_libraries()
+    how |= {"use_safetensors": True, "trust_remote_code": False, "ignore_mismatched_sizes": True}
+    model, found = loader.from_pretrained(folder, output_loading_info=True, **how)
+    missing = sorted(name for name in found["missing_keys"] if not (head and name.startswith(head)))
+    if missing:
+        raise QilinError(
+            f"{folder}: its weights lack {missing[0]} ({len(missing)} tensors are missing), which would be drawn at "
+            "random; nearest valid: config.json and all weights of one and the same model, merged if it is an adapter's"
+        )
+    for name, stored, wanted in sorted(found["mismatched_keys"]):
+        raise QilinError(
+            f"{folder}: {name} has shape {list(stored)} in its weights, but config.json says {list(wanted)}; nearest "
+            "valid: configuration and weights of one and the same model"
+        )
+    return model
+
+
+def _check_classifier(path: str | Path) -> None:
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING as classifiers
+
+    config = AutoConfig.from_pretrained(path, trust_remote_code=False)
+    if type(config) not in classifiers:
+        raise QilinError(
+            f"{path}: transformers has no sequence classifier of model type '{config.model_type}', which a reward "
+            "model is; nearest valid: a base of another family, such as llama or qwen2"
+        )
+
+
+def _nf4(arithmetic: Any, rewards: bool) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=arithmetic,
+        llm_int8_skip_modules=[REWARD_HEAD] if rewards else None,
+    )
+
+
+def _keep_scales(model: Any) -> None:
+    """On a CPU with AVX512-BF16, bitsandbytes 0.50.2 rounds the NF4 scales to bfloat16 in place at the first pass in
+    evaluation mode: an evaluation would change the weights under the adapter."""
+    from bitsandbytes.nn import Linear4bit
+
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.support_avx512bf16_for_cpu = False
 
 
 def skeleton(config: Any) -> Any:

@@ -12,9 +12,9 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from qilin_lib import files, strict_yaml
+from qilin_lib import strict_yaml
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.models.examine import configuration, tensors_of
+from qilin_lib.models.examine import configuration, read_config, tensors_of
 from qilin_lib.models.load import weight_files
 from qilin_lib.models.tiny import SHAPE
 from qilin_lib.params import ROOT
@@ -166,9 +166,7 @@ def _found(base: str | Path, tiny: Any) -> tuple[Path | None, dict[str, Any]]:
         cached = try_to_load_from_cache(repository, "config.json", revision=revision or None)
         folder = Path(cached).parent if isinstance(cached, str) else None
     if folder:
-        if (folder / "config.json").exists():
-            return folder, files.read_json(folder / "config.json")
-        raise QilinError(f"base = '{folder}': holds no config.json; a model folder has config.json and *.safetensors")
+        return folder, read_config(folder)
     for known, config in KNOWN.items():
         if known.lower() == repository.lower():
             return None, config
@@ -190,10 +188,7 @@ def shape(base: str | Path, tiny: Any = None) -> Any:
     # Baichuan's own layout names its sizes as LLaMA does; transformers knows the type only by remote code.
     if folder is None or known.get("model_type") == "baichuan":
         return LlamaConfig(**{name: value for name, value in known.items() if name in ALIKE})
-    try:
-        return configuration(folder)
-    except QilinError as reason:
-        raise QilinError(f"base = '{base}': {reason}") from None
+    return configuration(folder)
 
 
 def local(name: str) -> Path:

@@ -80,7 +80,9 @@ def pretrain(model: Any, blocks: Blocks, shape: Any, seed: int, progress: Progre
     steps, batch = shape.max_steps, shape.per_device_train_batch_size
     order = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=shape.learning_rate, weight_decay=0.01, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, shape.learning_rate, total_steps=steps, pct_start=0.1)
+    # At a tenth of ten steps torch would divide by the length of the rise, which is none.
+    rise = 0.2 if steps == 10 else 0.1
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, shape.learning_rate, total_steps=steps, pct_start=rise)
     model.train()
     log, queue = [], []
     for step in range(1, steps + 1):

@@ -58,13 +58,13 @@ def _folder(variable: str, usual: str) -> Path:
     return folder
 
 
-def find(name: str) -> Run:
-    """The run of that name. QilinError with the nearest name if there is none."""
+def find(name: str, what: str = "run") -> Run:
+    """The run of that name. QilinError, about `what`, with the nearest name if there is none."""
     there = sorted(path.name for path in runs_dir().glob("*") if path.is_dir())
     if name in there:
         return Run(runs_dir() / name)
     listed = f"there are {', '.join(there)}" if there else "there is none: run `make smoke` first"
-    raise QilinError(f"run '{name}': no such run in {runs_dir()}{nearest(name, there)}; {listed}")
+    raise QilinError(f"{what} '{name}': no such run in {runs_dir()}{nearest(name, there)}; {listed}")
 
 
 @dataclass(frozen=True)

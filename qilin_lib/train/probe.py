@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from qilin_lib import files, params, runs
+from qilin_lib import chains, files, params, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.models.base import base_path, local
 from qilin_lib.models.shapes import sizes
@@ -73,6 +73,9 @@ def job_of(parameters: dict[str, Any], weights: Path, out: Path) -> SimpleNamesp
 
 def start(notebook: str, profile: str) -> dict[str, Any]:
     """`measure` a stage of a profile in a child process, with as many processes as its training would have."""
+    trained = list(chains.NOTEBOOKS.values())
+    if notebook in params.NOTEBOOKS and notebook not in trained:
+        raise QilinError(f"notebook '{notebook}': no training of a chain; nearest valid: {', '.join(trained)}")
     p, tokenize = params.load(notebook, {"profile": profile}), params.load("02_tokenize", {"profile": profile})
     prepared = runs.runs_dir() / p.run / "02_tokenize"
     weights = base_path(prepared) if (prepared / "base.json").exists() else local(tokenize.base)

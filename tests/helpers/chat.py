@@ -10,6 +10,16 @@ from typing import Any
 WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 TAGS = re.compile(r"<\|?[a-z_]+\|?>|</[a-z]+>|<｜[^｜]+｜>|<\|[A-Z_]+\|>|\[gMASK\]|\[/?INST\]")
 
+TURNS = [
+    {"role": "user", "content": "我头痛，怎么办？"},
+    {"role": "assistant", "content": "休息。\n\n- Drink water\n- 复查"},
+    {"role": "user", "content": "And  the fever: 39 °C"},
+    {"role": "assistant", "content": "退烧药"},
+    {"role": "user", "content": "好"},
+    {"role": "assistant", "content": "不客气 :)"},
+]
+SYSTEM = {"role": "system", "content": "You are a doctor.\n用中文回答"}
+
 
 def published(name: str) -> str:
     """A chat template of the installed TRL, e.g. "qwen2_5", "llama3"."""

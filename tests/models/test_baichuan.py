@@ -213,6 +213,13 @@ def test_a_shard_that_is_there_twice_is_refused(make: Callable, tmp_path: Path) 
         convert(source, tmp_path / "llama")
 
 
+def test_a_pipe_among_the_files_is_refused(make: Callable, tmp_path: Path) -> None:
+    source, *_ = make()
+    os.mkfifo(source / "more.safetensors")
+    with pytest.raises(QilinError, match=r"source/more\.safetensors is no regular file"):
+        convert(source, tmp_path / "llama")
+
+
 def test_half_a_conversion_is_never_taken_for_whole(
     make: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

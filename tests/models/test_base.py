@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -221,6 +224,7 @@ CASES: dict[str, tuple[Change, str]] = {
     "an index of numbers": (lambda f: (f / INDEX).write_text('{"weight_map": {"a": 1}}'), r"index\.json: names '1'"),
     "quantised weights": (configured(quantization_config={"quant_method": "gptq", "bits": 4}), r"gptq.*qlora"),
     "a folder of the hub's cache": (in_the_hub_s_cache, r"nearest valid: \['snapshots/a1b2'\]"),
+    "layers that no model has": (configured(num_hidden_layers=5000), r"num_hidden_layers is 5,000\b.*4,096"),
     "heads that do not divide": (configured(num_attention_heads=3), r"config\.json .*not a multiple"),
     "weights by another name": (configured(transformers_weights="decoy.safetensors"), r"transformers_weights"),
     "a broken index": (lambda f: (f / INDEX).write_text("[]"), r"index\.json"),
@@ -248,6 +252,22 @@ def test_a_base_that_cannot_be_used_is_refused_in_02(
     if "index" in case:
         with pytest.raises(QilinError, match=message):
             load_model(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_a_pipe_is_no_file_of_a_model(name: str, tiny_model_dir: Path, prepared: Callable, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny_model_dir, tmp_path / "mine")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    # Whoever reads a pipe waits for its writer: this one comes late.
+    late = "import sys, time\ntime.sleep(5)\nwhile True:\n    open(sys.argv[1], 'w').close()\n    time.sleep(0.1)"
+    writer = subprocess.Popen([sys.executable, "-c", late, str(folder / name)])
+    try:
+        hashed, said = base.files_read(folder), prepared(folder)
+    finally:
+        writer.kill()
+        writer.wait()
+    assert name not in hashed and re.search(rf"{name} is no regular file", str(said)), said
 
 
 def test_a_template_that_does_not_fit_is_refused_before_the_stage_begins(

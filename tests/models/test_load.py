@@ -5,7 +5,7 @@ from __future__ import annotations
 import resource
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
+from qilin_lib.models.adapters import add_lora
+from qilin_lib.models.examine import why_unusable
 from qilin_lib.models.load import load_model, made_once, write_shards
 
 
@@ -73,11 +75,16 @@ def test_a_weight_that_the_files_lack_is_an_error_and_not_drawn_by_chance(
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.down_proj.weight"]
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
-    with pytest.raises(QilinError, match=r"model: .*lack.* 1 .*model\.layers\.1\.mlp\.down_proj\.weight"):
+    with pytest.raises(QilinError, match=r"lack model\.layers\.1\.mlp\.down_proj\.weight \(1 ") as refused:
         load_model(folder, quantised=quantised)
+    assert str(refused.value) == why_unusable(folder)
     with pytest.raises(QilinError, match="down_proj"):
         load_model(folder, rewards=True)
 
 
-def test_the_head_of_a_reward_model_may_be_drawn(tiny_model_dir: Path) -> None:
-    assert load_model(tiny_model_dir, rewards=True).score.out_features == 1
+def test_the_head_of_a_reward_model_may_be_drawn_and_takes_the_place_of_lm_head(
+    tiny_model_dir: Path, training: Callable
+) -> None:
+    model = load_model(tiny_model_dir, rewards=True)
+    assert model.score.out_features == 1
+    assert add_lora(model, training("03_dcpt", modules_to_save=["lm_head"]), False, rewards=True)

@@ -15,8 +15,6 @@ import pytest
 from qilin_lib.errors import QilinError
 from qilin_lib.models.base import gguf_file, smollm2_base
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.tokens.own_template import choose
-from qilin_lib.tokens.template import IGNORE
 
 CHINESE = "患者，男，45岁，因“胸痛2小时”入院。血压 120/80 mmHg；诊断：①高血压Ⅱ级 ②２型糖尿病。"
 
@@ -87,19 +85,3 @@ def test_tokens_are_those_of_the_file(tokenizer: Any, reader: Any) -> None:
     assert reader.fields["tokenizer.ggml.pre"].contents() == "smollm"
     for pieces in (["①", "②", "③"], [" ", "①"], ["Ⅱ", "级"], ["1", "2", "0", "/", "8", "0"]):
         assert tokenizer.encode("".join(pieces)) == [token for piece in pieces for token in tokenizer.encode(piece)]
-
-
-@pytest.mark.extended
-def test_its_own_template_is_spoken(tokenizer: Any) -> None:
-    template = choose("auto", tokenizer)
-    turns = [
-        ("user", "发热怎么办？<|im_end|>"),
-        ("assistant", "多喝水。"),
-        ("user", "吃药吗？"),
-        ("assistant", "可以。"),
-    ]
-    ids, labels = template.encode_with_labels([{"role": role, "content": text} for role, text in turns], tokenizer)
-    assert template.name == "own"
-    assert ids.count(tokenizer.eos_token_id) == 5, "one end a turn and the system prompt's, none forged by a text"
-    learnt = [label for label in labels if label != IGNORE]
-    assert tokenizer.decode(learnt) == "多喝水。<|im_end|>可以。<|im_end|>"

@@ -59,6 +59,13 @@ def test_half_a_model_is_never_left_and_two_runs_may_make_it_at_once(
     assert made[0] == made[1] and [path.name for path in tmp_path.iterdir()] == [made[0].name]
 
 
+def test_ten_steps_rise_in_one(brief: Tiny, sentences: Callable, tmp_path: Path) -> None:
+    """A tenth of ten steps is one, and torch's schedule divides by the steps between."""
+    ten = brief.model_copy(update={"max_steps": 10})
+    log = tiny_base(sentences(40, 1), [], ten, 1, tmp_path) / "log.jsonl"
+    assert [row["step"] for row in files.read_jsonl(log)] == [10]
+
+
 def test_pretraining_learns(tiny_model_dir: Path, tiny_shape: Tiny) -> None:
     losses = [row["loss"] for row in files.read_jsonl(tiny_model_dir / "log.jsonl")]
     assert len(losses) == tiny_shape.max_steps // 10

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import importlib
 from pathlib import Path
+from types import ModuleType
 
 import nbformat
 import pytest
@@ -27,16 +30,6 @@ def notebook(name: str) -> Notebook:
 @pytest.fixture
 def code(notebook: Notebook) -> list[str]:
     return [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-
-
-def assigned(source: str) -> dict[str, object]:
-    """{name: value} of a cell of plain `name = literal` lines; fails on any other line."""
-    values = {}
-    for line in ast.parse(source).body:
-        assert isinstance(line, ast.Assign), f"not `name = literal`: {ast.unparse(line)}"
-        assert len(line.targets) == 1 and isinstance(line.targets[0], ast.Name), ast.unparse(line)
-        values[line.targets[0].id] = ast.literal_eval(line.value)
-    return values
 
 
 def test_there_is_one_notebook_for_each_parameter_class() -> None:
@@ -63,15 +56,11 @@ def test_first_cell_is_the_title_with_the_number(notebook: Notebook, name: str) 
     assert "**Here**" in first.source, "what we do differently"
 
 
-def test_parameters_cell_holds_literals_that_are_parameters(notebook: Notebook, code: list[str], name: str) -> None:
-    tagged = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    assert [cell.source for cell in tagged] == code[:1], "one tagged cell, the first of code"
-    values = assigned(tagged[0].source)
-    assert values.pop("profile") == "smoke"
-    assert set(values.values()) == {None}, "None = as the profile says"
-    assert "run" in values and "seed" in values
-    assert values.keys() <= SECTIONS[name][1].model_fields.keys()
-    assert "notebook" not in values
+def test_one_tagged_cell_the_first_of_code_names_run_and_seed(notebook: Notebook, code: list[str]) -> None:
+    """Its lines are held against the schema in test_schema.py."""
+    tagged = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+    names = [line.split(" = ")[0] for line in code[0].splitlines()]
+    assert tagged == code[:1] and {"profile", "run", "seed"} <= set(names) and "notebook" not in names
 
 
 def test_next_code_cell_loads_this_notebook_s_parameters_and_shows_them(code: list[str], name: str) -> None:
@@ -119,45 +108,18 @@ def test_last_code_cell_finishes_the_stage(code: list[str]) -> None:
     assert len(opened) == 1 and finished == code[-1:]
 
 
-def test_every_import_exists(code: list[str]) -> None:
-    """Found without importing, so that a renamed function fails here and not after an hour of training."""
-    library = FOLDER.parent / "qilin_lib"
+def test_every_name_of_the_library_exists(code: list[str]) -> None:
+    """So that a renamed function fails here and not after an hour of training."""
+    modules: dict[str, ModuleType] = {}
     for node in (node for source in code for node in ast.walk(ast.parse(source))):
-        if not (isinstance(node, ast.ImportFrom) and str(node.module).startswith("qilin_lib")):
-            continue
-        base = library.parent.joinpath(*node.module.split("."))
-        for alias in node.names:
-            if base.is_dir() and ((base / f"{alias.name}.py").exists() or (base / alias.name).is_dir()):
-                continue
-            module = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-            assert alias.name in top_level(module), f"{node.module} has no {alias.name}"
-
-
-def test_every_call_into_a_module_exists(code: list[str]) -> None:
-    """`figures.loss_curves(…)`: the module imported as `figures` defines `loss_curves`."""
-    library = FOLDER.parent / "qilin_lib"
-    modules: dict[str, Path] = {}
-    for source in code:
-        for node in ast.walk(ast.parse(source)):
-            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("qilin_lib"):
-                for alias in node.names:
-                    path = library.parent.joinpath(*node.module.split("."), f"{alias.name}.py")
-                    modules |= {alias.asname or alias.name: path} if path.exists() else {}
-            elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
-                modules.pop(node.targets[0].id, None)
-            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
-                assert node.attr in top_level(modules[node.value.id]), f"{node.value.id} has no {node.attr}"
-
-
-def top_level(path: Path) -> set[str]:
-    """Names that a module defines or imports at its top."""
-    names: set[str] = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-            names.add(node.name)
-        elif isinstance(node, ast.Assign | ast.AnnAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            names |= {n.id for target in targets for n in ast.walk(target) if isinstance(n, ast.Name)}
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            names |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
-    return names
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith("qilin_lib"):
+            for alias in node.names:
+                with contextlib.suppress(ModuleNotFoundError):
+                    importlib.import_module(f"{node.module}.{alias.name}")
+                found = getattr(importlib.import_module(node.module), alias.name, None)
+                assert found is not None, f"{node.module} has no {alias.name}"
+                modules |= {alias.asname or alias.name: found} if isinstance(found, ModuleType) else {}
+        elif isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            modules.pop(node.targets[0].id, None)
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in modules:
+            assert hasattr(modules[node.value.id], node.attr), f"{node.value.id} has no {node.attr}"

@@ -136,17 +136,7 @@ def test_every_cell_leads_to_records_that_give_its_number(runs: Path) -> None:
             records = [json.loads(line) for line in (run / cell.records).open(encoding="utf-8")]
             right = sum(record["correct"] for record in records)
             assert math.isclose(cell.value, 100 * right / len(records)) and cell.n == len(records)
-
-
-def test_scores_can_be_recomputed_from_the_records(runs: Path) -> None:
-    folder = runs / "smoke" / "06_eval"
-    scores = read(folder / "scores.json")
-    for model in ("base", "dcpt", "sft", "dpo"):
-        path = folder / "predictions" / "fixed" / "cmexam" / f"{model}.jsonl"
-        records = [json.loads(line) for line in path.open(encoding="utf-8")]
-        right = sum(record["prediction"] == record["gold"] for record in records)
-        assert math.isclose(scores["cmexam"][model]["accuracy"]["value"], 100 * right / len(records))
-        assert all("E" not in r["prediction"] or r["n_options"] == 5 for r in records if r["prediction"])
+            assert all("E" not in r["prediction"] or r["n_options"] == 5 for r in records if r["prediction"])
 
 
 def test_dpo_started_at_ln_two(runs: Path) -> None:
@@ -229,8 +219,3 @@ def test_second_run_does_nothing_and_one_parameter_reruns_what_stands_on_it(runs
     assert changed.returncode == 0, changed.stderr
     lines = {line.split()[0]: line for line in changed.stdout.splitlines() if line.startswith("0")}
     assert [name for name in STAGES if "done in" in lines[name]] == ["06_eval", "07_case_study"]
-
-
-def test_notebook_with_missing_parent_says_which_to_run(tmp_path: Path) -> None:
-    alone = pipeline("smoke", "--only", "05", runs=tmp_path)
-    assert alone.returncode == 2 and "run notebooks/01_build_chimed.ipynb first" in alone.stderr

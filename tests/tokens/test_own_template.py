@@ -11,17 +11,8 @@ from hypothesis import strategies as st
 from qilin_lib.errors import QilinError
 from qilin_lib.tokens.own_template import choose, keeps
 from qilin_lib.tokens.template import IGNORE
-from tests.helpers.chat import published, speaking
+from tests.helpers.chat import SYSTEM, TURNS, published, speaking
 
-TURNS = [
-    {"role": "user", "content": "我头痛，怎么办？"},
-    {"role": "assistant", "content": "休息。\n\n- Drink water\n- 复查"},
-    {"role": "user", "content": "And  the fever: 39 °C"},
-    {"role": "assistant", "content": "退烧药"},
-    {"role": "user", "content": "好"},
-    {"role": "assistant", "content": "不客气 :)"},
-]
-SYSTEM = {"role": "system", "content": "You are a doctor.\n用中文回答"}
 FIXED = {"enable_thinking": False, "date_string": "26 Jul 2024"}
 # Templates that write every turn alike, and whether they know a system turn.
 ALIKE = {
@@ -74,15 +65,8 @@ def test_auto_gives_the_tokens_of_the_tokenizers_own_template(name: str, turns: 
         assert turns % 2 or tokenizer.decode(expected[len(found) :]) in ("", "\n", "\n<eos>")
 
 
-def test_chatml_is_pinned() -> None:
-    """Qwen2.5 writes a system prompt of its own where a conversation has none."""
+def test_chatml_learns_answers_with_their_ends() -> None:
     tokenizer = speaking(published("qwen2_5"))
-    assert tokenizer.decode(ours(tokenizer, TURNS[:3])) == (
-        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
-        "<|im_start|>user\n我头痛，怎么办？<|im_end|>\n"
-        "<|im_start|>assistant\n休息。\n\n- Drink water\n- 复查<|im_end|>\n"
-        "<|im_start|>user\nAnd  the fever: 39 °C<|im_end|>\n<|im_start|>assistant\n"
-    )
     assert learned(tokenizer, TURNS[:4]) == ["休息。\n\n- Drink water\n- 复查<|im_end|>", "退烧药<|im_end|>"]
     with pytest.raises(QilinError, match="role 'system': only the first turn"):
         ours(tokenizer, [*TURNS[:2], SYSTEM, *TURNS[2:3]])

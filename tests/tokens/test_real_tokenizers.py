@@ -10,16 +10,7 @@ from helpers import vocabularies
 
 from qilin_lib.tokens.own_template import choose, keeps
 from qilin_lib.tokens.template import Template
-from tests.helpers.chat import published
-
-TURNS = [
-    {"role": "user", "content": "我咳嗽三天了，痰是黄色的，怎么办？"},
-    {"role": "assistant", "content": "建议：\n1. 多喝水；\n2. 查血常规。\n\n必要时用 amoxicillin 0.5 g"},
-    {"role": "user", "content": "How long  should I take it?"},
-    {"role": "assistant", "content": "五到七天。"},
-    {"role": "user", "content": "谢谢\n医生"},
-]
-SYSTEM = {"role": "system", "content": "你是一名医生。Answer briefly."}
+from tests.helpers.chat import SYSTEM, TURNS, published
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +60,8 @@ def test_qwen(name: str, qwen: Any) -> None:
 def test_qwen_3_thinks_of_nothing(qwen: Any) -> None:
     qwen.chat_template = published("qwen3")
     template = choose("auto", qwen)
-    asked = [{"add_generation_prompt": True, "return_dict": False, "enable_thinking": False}]
-    assert template.encode(TURNS[:1], qwen, True) == qwen.apply_chat_template(TURNS[:1], **asked[0])
+    asked = {"add_generation_prompt": True, "return_dict": False, "enable_thinking": False}
+    assert template.encode(TURNS[:1], qwen, True) == qwen.apply_chat_template(TURNS[:1], **asked)
     assert not keeps(template, qwen), "unasked, the model's own template opens a thought"
 
 

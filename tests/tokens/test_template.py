@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 from qilin_lib.errors import QilinError
 from qilin_lib.tokens.own_template import choose
 from qilin_lib.tokens.template import BAICHUAN, IGNORE, PLAIN, Template, as_trained, template_of
+from tests.helpers.chat import speaking
 
-SPECIAL = ["<pad>", "<unk>", "<s>", "</s>", "<reserved_102>", "<reserved_103>"]
-# Six special tokens have ids 0-5, these characters 6-14.
-CHARACTERS = "问：答\n咳嗽多喝水"
 DIALOGUE = [
     {"role": "user", "content": "咳嗽"},
     {"role": "assistant", "content": "多喝水"},
@@ -33,36 +31,9 @@ def conversations(texts: st.SearchStrategy[str]) -> st.SearchStrategy[list[dict[
     return st.lists(turn, min_size=1, max_size=5)
 
 
-def letters(special: list[str]) -> Any:
-    """A tokenizer whose ids can be read by eye: one id a character."""
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast
-
-    vocabulary = {token: i for i, token in enumerate([*special, *CHARACTERS])}
-    core = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=core,
-        pad_token="<pad>",
-        unk_token="<unk>",
-        bos_token="<s>",
-        eos_token="</s>",
-        additional_special_tokens=special[4:],
-    )
-
-
 def encode(text: str, tokenizer: Any) -> list[int]:
     """Ids of a text in which no special token is recognised."""
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
-
-
-def test_renderings_are_pinned() -> None:
-    ids, labels = BAICHUAN.encode_with_labels(DIALOGUE, letters(SPECIAL))
-    assert ids == [4, 10, 11, 5, 12, 13, 14, 3, 4, 10, 5, 14, 3]
-    assert labels == [IGNORE] * 4 + [12, 13, 14, 3] + [IGNORE] * 3 + [14, 3]
-    ids, labels = PLAIN.encode_with_labels(DIALOGUE, letters(SPECIAL))
-    first, second = [6, 7, 10, 11, 9, 8, 7, 12, 13, 14, 3], [6, 7, 10, 9, 8, 7, 14, 3]
-    assert ids == first + second
-    assert labels == [IGNORE] * 7 + [12, 13, 14, 3] + [IGNORE] * 6 + [14, 3]
 
 
 def test_tokens_of_a_two_turn_conversation_are_pinned(tiny_tokenizer: Any) -> None:
@@ -197,9 +168,9 @@ def test_unknown_role_is_refused(role: str, hint: str, tiny_tokenizer: Any) -> N
     assert hint in str(error.value)
 
 
-def test_choose_refuses_what_cannot_be() -> None:
-    assert choose("auto", letters(SPECIAL)) is BAICHUAN and choose("auto", letters(SPECIAL[:4])) is PLAIN
+def test_choose_refuses_what_cannot_be(tiny_tokenizer: Any) -> None:
+    assert choose("auto", tiny_tokenizer) is BAICHUAN and choose("auto", speaking(None)) is PLAIN
     with pytest.raises(QilinError, match="lacks <reserved_102>.*nearest valid: 'plain'"):
-        choose("baichuan", letters(SPECIAL[:4]))
+        choose("baichuan", speaking(None))
     with pytest.raises(QilinError, match="template 'baichaun': unknown.*did you mean 'baichuan'"):
-        choose("baichaun", letters(SPECIAL))
+        choose("baichaun", tiny_tokenizer)
