@@ -171,7 +171,12 @@ def looks(models: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def interval(
-    axes: Axes, score: Mapping[str, Any] | None, place: float, look: tuple[str, str], upright: bool = False
+    axes: Axes,
+    score: Mapping[str, Any] | None,
+    place: float,
+    look: tuple[str, str],
+    upright: bool = False,
+    label: str | None = None,
 ) -> bool:
     """Draw one score {value, low, high, n} with its interval, lying at the height `place` or upright above it; False
     when it has no items. `look`: (colour, marker)."""
@@ -180,14 +185,11 @@ def interval(
     colour, marker = look
     # Not errorbar: it refuses an interval that does not hold its value, which a bootstrap's percentiles may do. A bound
     # that is not there becomes NaN, which draws nothing.
-    ends, value = np.array([score["low"], score["high"]], dtype=float), np.array([score["value"]])
-    style = {"color": colour, "markersize": 4}
-    if upright:
-        axes.plot([place, place], ends, linewidth=1.1, **style)
-        axes.plot([place], value, marker=marker, linestyle="", **style)
-    else:
-        axes.plot(ends, [place, place], linewidth=1.1, **style)
-        axes.plot(value, [place], marker=marker, linestyle="", **style)
+    ends = np.array([score["low"], score["high"]], dtype=float), np.array([place, place])
+    mark = np.array([score["value"]]), np.array([place])
+    step = -1 if upright else 1
+    axes.plot(*ends[::step], color=colour, linewidth=1.1)
+    axes.plot(*mark[::step], color=colour, marker=marker, markersize=4, linestyle="", label=label)
     return True
 
 

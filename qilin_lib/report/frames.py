@@ -48,14 +48,14 @@ class View:
 
 
 def run_of(run: AnyRun) -> runs.Run:
-    """The run that a stage, a path or a name stands for; QilinError with the nearest name if there is none."""
+    """The run that a stage, a path or a name stands for; QilinError if there is none."""
     if isinstance(run, runs.Run | runs.Stage):
         return run if isinstance(run, runs.Run) else run.run
-    folder = Path(run) if isinstance(run, Path) or "/" in run else runs.runs_dir() / run
-    if not folder.is_dir():
-        there = [path.name for path in folder.parent.glob("*/") if path.is_dir()]
-        raise QilinError(f"there is no run '{run}'{nearest(folder.name, there)}; {folder.parent} has {there or 'none'}")
-    return runs.Run(folder)
+    if isinstance(run, str) and "/" not in run:
+        return runs.find(run)
+    if not Path(run).is_dir():
+        raise QilinError(f"run '{run}': no such folder")
+    return runs.Run(Path(run))
 
 
 def ordered(models: Iterable[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.evaluate.intervals import percentiles, resample_counts, wilson
+from qilin_lib.evaluate.intervals import percentiles, resample_counts
 from qilin_lib.report.cells import ADAPTIVE, NAMES, Score, sentences
 from qilin_lib.report.markup import Box, Html, card, conversation_card, joined, macro
 from qilin_lib.report.render import Table, table, view
@@ -184,11 +184,7 @@ def accuracy(scores: Mapping[str, Any]) -> Score:
     """Percent of held-out pairs whose implicit reward prefers the chosen answer, with Wilson's interval; a tie counts
     as wrong. "no items" without any pair."""
     chosen, rejected = _shifts(scores)
-    if not len(chosen):
-        return NOTHING
-    share = float((chosen > rejected).mean())
-    low, high = (100 * bound for bound in wilson(share, len(chosen)))
-    return Score(100 * share, len(chosen), low, high)
+    return Score.share(int((chosen > rejected).sum()), len(chosen))
 
 
 def mean_interval(values: np.ndarray, parameters: Any, form: str = ADAPTIVE) -> Score:

@@ -158,6 +158,7 @@ def scores() -> dict[str, Any]:
             }
         ],
         "usage": {},
+        "digest": "ab" * 32,
         "run": run_facts("tiny", 2_263_296),
         "tokenisation": "jieba",
         "protocol": "fixed",

@@ -165,8 +165,10 @@ def test_further_trainings_of_a_chain_are_in_the_frames_and_between_seeds(make: 
 
 def test_a_run_that_is_not_there_or_lacks_a_file_is_named(make: Callable) -> None:
     run = make("smoke")
-    with pytest.raises(QilinError, match=r"there is no run 'smoek'.*smoke"):
+    with pytest.raises(QilinError, match=r"run 'smoek': no such run in .*smoke"):
         frames.ledger.frame("smoek")
+    with pytest.raises(QilinError, match=r"run '.*elsewhere': no such folder"):
+        frames.ledger.frame(run.parent / "elsewhere")
     (run / "06_eval" / "scores.json").unlink()
     with pytest.raises(QilinError, match=r"run 'smoke' has no 06_eval/scores.json: run notebooks/06_eval"):
         frames.evaluation.frame("smoke")

@@ -61,7 +61,7 @@ def page(stage: Any, scores: Any, tmp_path: Path) -> Path:
     for entry in scores["cmexam"].values():
         groups = entry["groups"]["department"]
         groups |= {text: groups["内科"] for text in PAYLOADS[:7]}
-    sections = whole.result_sections(scores, whole.result_tables(scores, NAME))
+    sections = whole.result_sections(scores, whole.result_tables(scores | {"digest": NAME}))
     parts = (
         NAME,
         html.Picture(figures.length_histogram({NAME: [1, 2]}, 9), NAME),

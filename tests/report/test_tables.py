@@ -53,7 +53,7 @@ def test_every_number_is_the_frozen_one(ledger: Any, tokens: Any, further: Any, 
     """The tables of a made-up run hold what they held when frozen_tables.json was written."""
     as_paper = further | {"run": run_of("Baichuan-7B", 7_000_559_616, as_paper=True)}
     made = [tables.data_table(number, ledger, tokens) for number in (1, 2, 3)]
-    made += whole.result_tables(further, "ab" * 32)
+    made += whole.result_tables(further)
     shown = {table.number: table for table in made}
     shown |= {"ledger": data.ledger_table(ledger), "hits": data.contamination_table(ledger)}
     shown |= {f"{number}, the paper's base": tables.score_table(number, as_paper) for number in (4, 5, 6)}
@@ -100,7 +100,7 @@ def made(scores: dict[str, Any]) -> list[Table]:
     }
     for name in ("split", "cap", "shots", "invalid", "scoring"):
         scores[name]["cmmlu"] = None
-    return whole.result_tables(scores, "ab" * 32)
+    return whole.result_tables(scores)
 
 
 def test_a_row_of_the_papers_holds_no_number_of_ours_and_none_is_compared(made: list[Table]) -> None:
@@ -167,7 +167,7 @@ def test_figures_and_records_name_our_models(scores: dict[str, Any], tmp_path: P
 def test_what_rests_on_an_accepted_stage_says_so(scores: dict[str, Any], tmp_path: Path) -> None:
     sentence = "03_dcpt was accepted as it is on 2026-01-02: the new code logs more"
     scores["accepted"] = [sentence]
-    made = whole.result_tables(scores, "")
+    made = whole.result_tables(scores)
     # None of ours stands in these.
     assert {table.number for table in made if sentence not in table.notes} == {"C1", "C2a", "C2b"}
     entry = {"stage": "03_dcpt", "when": "2026-01-02", "reason": "the new code logs more"}
@@ -179,7 +179,7 @@ def test_what_rests_on_an_accepted_stage_says_so(scores: dict[str, Any], tmp_pat
 
 
 def test_notes_name_all_that_a_number_rests_on(scores: Any) -> None:
-    fourth, fifth, sixth = ("\n".join(tables.score_table(number, scores, "ab" * 32).notes) for number in (4, 5, 6))
+    fourth, fifth, sixth = ("\n".join(tables.score_table(number, scores).notes) for number in (4, 5, 6))
     asked = "protocol fixed; split val; no cap on items; shots 5; scoring likelihood; averages weigh every subject"
     for words in (asked, "No prompt was cut", "Power: n = 346: ", "06_eval/predictions/fixed/ceval"):
         assert words in fourth, words
@@ -218,7 +218,7 @@ def test_what_is_not_there_says_why(scores: Any) -> None:
 
 
 def test_the_released_protocol_has_tables_of_its_own(scores: Any) -> None:
-    ceval, cmexam, lora = tables.released_tables(scores, "ab")
+    ceval, cmexam, lora = tables.released_tables(scores)
     assert [table.number for table in (ceval, cmexam, lora)] == ["4r", "5r", "5l"]
     assert list(ceval.words.columns) == ["Model", "From", "Average", "Basic Medicine"]
     # Of the paper's rows those with a number stay.
