@@ -76,6 +76,19 @@ def test_it_holds_what_a_bug_report_needs_and_nothing_that_was_planted(run: Path
     assert "03_dcpt/adapter/adapter_model.safetensors" in made["files.txt"] and "way_out" not in made["files.txt"]
 
 
+def test_what_leads_out_of_the_runs_is_left_out_and_named(run: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "disk" / "08_rlhf"
+    files.write_jsonl(elsewhere / "reward" / "log.jsonl", [{"step": 1}])
+    (run / "08_rlhf").symlink_to(elsewhere)
+    made = content(bundle.write("night", tmp_path / "b.zip"))
+    assert "08_rlhf/reward/log.jsonl" not in made
+    left = [line.split() for line in made["files.txt"].splitlines() if "leads out of the runs" in line]
+    assert [words[-1] for words in left] == ["03_dcpt/way_out.log", "08_rlhf"]
+    # A run that lies on another disk as a whole is the one that was asked for.
+    (run.parent / "far").symlink_to(run.rename(tmp_path / "disk" / "night"))
+    assert "03_dcpt/log.jsonl" in content(bundle.write("far", tmp_path / "far.zip"))
+
+
 def test_stages_that_another_run_made_are_in_it(run: Path, tmp_path: Path) -> None:
     (run.parent / "day").mkdir()
     (run.parent / "day" / "03_dcpt").symlink_to(run / "03_dcpt")

@@ -18,7 +18,9 @@ from qilin_lib.errors import QilinError
 from qilin_lib.report import figures, html, tables
 from qilin_lib.report.html import Picture, Section, chain, report
 from qilin_lib.report.markup import Html
+from qilin_lib.report.render import table
 from qilin_lib.runs import Run
+from tests.report.test_browse import in_chromium, with_script
 
 VOID = {"meta", "img", "br"}
 
@@ -91,6 +93,18 @@ def test_a_heavy_figure_becomes_pixels_and_too_large_a_page_is_refused(
     assert not (tmp_path / "report.html").exists()
     monkeypatch.setattr(html, "LARGEST_SVG", 10)
     assert "data:image/png;base64," in page(tmp_path, Picture(figures.ledger_bar(ledger), "x"))
+
+
+def test_sections_are_folded_on_a_phone_and_open_elsewhere_and_in_print(tmp_path: Path) -> None:
+    rows = [[str(number), "x"] for number in range(99)]
+    parts = [Section(f"Part {n}", (table("Rows", rows, ["Model", "x"]),)) for n in range(4)]
+    path = report(parts, tmp_path / "report.html", "long")
+    heights = "document.title = [document.documentElement.scrollHeight, "
+    heights += "(dispatchEvent(new Event('beforeprint')), document.documentElement.scrollHeight)].join()"
+    with_script(path, heights)
+    seen = {width: re.search("<title>([^<]+)", in_chromium(path, width)[0])[1] for width in (390, 1300)}
+    (phone, printed), (wide, paper) = (map(int, text.split(",")) for text in seen.values())
+    assert phone < 1500 and min(printed, wide, paper) > 8000
 
 
 def manifest(run: Path, stage: str, digest: str, inputs: dict[str, Any], seconds: float = 5.25) -> None:

@@ -15,6 +15,7 @@ import pytest
 from wcwidth import wcswidth
 
 from qilin_lib import chains, files
+from qilin_lib.errors import QilinError
 from qilin_lib.report import (
     breakdowns,
     browse,
@@ -173,6 +174,13 @@ def test_what_rests_on_an_accepted_stage_says_so(scores: dict[str, Any], tmp_pat
     entry = {"stage": "03_dcpt", "when": "2026-01-02", "reason": "the new code logs more"}
     files.write_json(tmp_path / "03_dcpt.accepted.json", [entry])
     assert sentence in html.chain(SimpleNamespace(run=Run(tmp_path), name="07_case_study")).notes
+
+
+@pytest.mark.parametrize("content", [[{}], ["03_dcpt"], {"stage": "03_dcpt"}, [{"stage": "03_dcpt", "when": "today"}]])
+def test_an_odd_note_of_acceptance_is_named(content: Any, tmp_path: Path) -> None:
+    files.write_json(tmp_path / "03_dcpt.accepted.json", content)
+    with pytest.raises(QilinError, match=r"03_dcpt\.accepted\.json: not what --accept writes"):
+        html.chain(SimpleNamespace(run=Run(tmp_path), name="07_case_study"))
 
 
 # --- what stands under a table, and what is not there -----------------------------------------------------------------
