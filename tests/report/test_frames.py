@@ -222,6 +222,7 @@ def test_two_runs_are_compared_on_all_that_both_have(make: Callable) -> None:
 def test_tables_of_the_data_say_what_was_accepted(make: Callable) -> None:
     run = make()
     entry = {"stage": "02_tokenize", "when": "2026-01-02", "reason": "the log alone differs"}
+    entry |= {"key": "", "inputs": {}, "files": {}}
     files.write_json(run / "02_tokenize.accepted.json", [entry])
     stage = SimpleNamespace(parent=lambda name: run / name, run_dir=run, begin=lambda: None, up_to_date=True)
     for table in whole.all_tables(stage)[:3]:
