@@ -323,29 +323,32 @@ def matched(a: Any, b: Any, benchmark: str, protocol: str = "fixed") -> pd.DataF
     return frame.assign(difference=frame["score_b"] - frame["score_a"])
 
 
+def _side(side: Any) -> tuple[runs.Run, str]:
+    """A run, and one of its models, "" for all."""
+    run, model = side if isinstance(side, tuple) else (side, "")
+    return run_of(run), model
+
+
 def _answers(side: Any, benchmark: str, protocol: str) -> pd.DataFrame:
     """The records of a run, or of one of its models, which QilinError names if it has none."""
-    run, model = side if isinstance(side, tuple) else (side, None)
-    rows = records.frame(run, benchmark)
-    rows = rows[rows["protocol"] == protocol]
+    run, model = _side(side)
+    rows = records.frame(run, benchmark).query("protocol == @protocol")
     there = sorted(set(rows["model"]))
-    if model is None:
-        return rows
-    if model not in there:
-        told = f"run '{run_of(run).name}' has no records of model '{model}' on {benchmark}, {protocol}"
+    if model and model not in there:
+        told = f"run '{run.name}' has no records of model '{model}' on {benchmark}, {protocol}"
         raise QilinError(f"{told}{nearest(model, there)}; it has {there}")
-    return rows[rows["model"] == model]
+    return rows[rows["model"] == model] if model else rows
 
 
 def _benchmarks(side: Any) -> set[str]:
     """Those that a run, or one of its models, has answered under the fixed protocol."""
-    run, model = side if isinstance(side, tuple) else (side, "*")
-    return {path.parent.name for path in run_of(run).dir.glob(f"06_eval/predictions/fixed/*/{model}.jsonl")}
+    run, model = _side(side)
+    return {path.parent.name for path in run.dir.glob(f"06_eval/predictions/fixed/*/{model or '*'}.jsonl")}
 
 
 def _told(*sides: Any) -> str:
-    named = [(run_of(side[0]).name, side[1]) if isinstance(side, tuple) else (run_of(side).name,) for side in sides]
-    return f"compare {' with '.join(map(' '.join, named))}"
+    named = [f"{run.name} {model}".rstrip() for run, model in map(_side, sides)]
+    return f"compare {' with '.join(named)}"
 
 
 def compare(a: Any, b: Any, benchmark: str = "", resamples: int = 1000, seed: int = 42) -> pd.DataFrame:
