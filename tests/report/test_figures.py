@@ -136,6 +136,13 @@ def test_svg_is_the_same_twice(ledger: Any) -> None:
     first, second = (charts.svg(figures.ledger_bar(ledger)) for _ in range(2))
     assert first == second and b"<dc:date>" not in first and mpl.rcParams["svg.hashsalt"] == salt
 
+    def drawn(noise: float) -> bytes:
+        chart = charts.Chart()
+        chart.add_axes((0.1, 0.1, 0.8, 0.8 + noise)).plot([1, 2])
+        return charts.svg(chart)
+
+    assert drawn(0.0) == drawn(1e-13), "constrained layout solves to the last digits only"
+
 
 def test_judged_pairs_are_bars_of_outcomes_beside_their_win_rates(scores: Any) -> None:
     row = {"model_a": "sft", "model_b": "base", "n": 20, "win": 5, "tie": 3, "loss": 6, "inconsistent": 4, "unread": 2}
