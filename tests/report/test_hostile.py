@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +15,7 @@ from qilin_lib import chains, files
 from qilin_lib.report import browse, case_study, figures, html, whole
 from qilin_lib.report.markup import Box, card
 from qilin_lib.report.render import table
+from tests.report.conftest import Elements
 from tests.report.test_browse import in_chromium
 
 RUN = "document.title='taken';console.log('taken');alert(1)"
@@ -71,17 +71,6 @@ def page(stage: Any, scores: Any, tmp_path: Path) -> Path:
     sections += [html.Section(NAME, (*parts, shown)), html.Section("cases", (case_study.cases(stage, "huatuo"),))]
     sections.append(html.Section("search", (browse.section(stage),)))
     return html.report(sections, tmp_path / "run" / "07_case_study" / "report.html", NAME)
-
-
-class Elements(HTMLParser):
-    """Every element with its attributes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.found.append((tag, dict(attrs)))
 
 
 def test_no_text_of_a_run_becomes_an_element_or_an_attribute(page: Path) -> None:

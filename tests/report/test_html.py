@@ -6,7 +6,6 @@ import base64
 import hashlib
 import re
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,26 +19,8 @@ from qilin_lib.report.html import Picture, Section, chain, report
 from qilin_lib.report.markup import Html
 from qilin_lib.report.render import table
 from qilin_lib.runs import Run
+from tests.report.conftest import Elements
 from tests.report.test_browse import in_chromium, with_script
-
-VOID = {"meta", "img", "br"}
-
-
-class Balance(HTMLParser):
-    """Collects tags that were opened and never closed, or closed in the wrong order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.wrong: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.wrong.append(tag)
 
 
 def page(tmp_path: Path, *parts: Any) -> str:
@@ -71,9 +52,9 @@ def test_the_policy_lets_in_the_page_s_own_style_alone_and_lets_nothing_out(tmp_
 def test_the_page_is_whole_well_formed_and_fetches_nothing(tmp_path: Path, ledger: Any, tokens: Any) -> None:
     picture = Picture(figures.ledger_bar(ledger), 'what "became" of it')
     text = page(tmp_path, tables.data_table(1, ledger, tokens), picture, "plain <i>text</i>", Html("<p>trusted</p>"))
-    balance = Balance()
-    balance.feed(text)
-    assert (balance.open, balance.wrong) == ([], [])
+    parser = Elements()
+    parser.feed(text)
+    assert (parser.open, parser.wrong) == ([], [])
     assert not re.search(r"""(src|href)=["'](?!data:|#|\.\./\d\d_)""", text)
     assert "@import" not in text and "url(" not in text
     assert text.index(html.WARNING) < text.index("<nav")

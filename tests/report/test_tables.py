@@ -24,7 +24,6 @@ from qilin_lib.report import (
     figures,
     html,
     paper,
-    records,
     second,
     tables,
     training,
@@ -144,11 +143,7 @@ def test_the_papers_base_is_compared_in_rows_of_our_own(scores: dict[str, Any], 
 
 
 def test_figures_and_records_name_our_models(scores: dict[str, Any], tmp_path: Path) -> None:
-    for figure in (figures.forest(scores), figures.subject_accuracy(scores)):
-        assert DPO in words_of(figure)
-    forest = figures.forest(scores).axes[2]
-    height = {label.get_text(): place for place, label in enumerate(forest.get_yticklabels())}["Qilin-Med-7B-SFT"]
-    assert [line.get_marker() for line in forest.lines if list(line.get_ydata()) == [height]] == ["X"]
+    assert DPO in words_of(figures.subject_accuracy(scores))
     texts = {"output": "休息", "reference": "多休息", "prompt": "头痛", "template": "plain"}
     exam = {"benchmark": "cmexam", "gold": "A", "prediction": "A", "correct": True} | texts
     folder = tmp_path / "06_eval"
@@ -157,7 +152,6 @@ def test_figures_and_records_name_our_models(scores: dict[str, Any], tmp_path: P
         files.write_jsonl(path, [{"id": f"q{n}", **exam} for n in range(3)])
     files.write_json(folder / "scores.json", scores)
     names = ["tiny 2.3M", SFT, "my model"]
-    assert list(records.letters_table(folder).words["Model"]) == ["gold", *names]
     assert list(dict.fromkeys(row.model for row in browse.load(folder))) == names
     parameters = SimpleNamespace(cases=1, seed=3, chain=chains.DEFAULT)
     cards = case_study.cases(SimpleNamespace(parent=lambda name: tmp_path / name, parameters=parameters), "cmexam")
