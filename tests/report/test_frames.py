@@ -188,6 +188,8 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(make: Callable) -> N
         frames.over_seeds(["one", "beta"])
     with pytest.raises(QilinError, match="have the same seed"):
         frames.over_seeds(["one", "same"])
+    with pytest.raises(QilinError, match="over_seeds: 1 run; nearest valid: two runs"):
+        frames.over_seeds("one")
     assert len(frames.over_seeds(["one", "gpus"]))
 
 
