@@ -41,8 +41,7 @@ class View:
 
         QilinError for a run that is not there or lacks the file.
         """
-        several = [run_of(one) for one in (run if isinstance(run, list | tuple) else [run])]
-        rows = [{"run": one.name, **row} for one in several for row in self.rows(one, *chosen)]
+        rows = [{"run": one.name, **row} for one in _all(run) for row in self.rows(one, *chosen)]
         further = dict.fromkeys(name for row in rows for name in row if name not in self.columns)
         return pd.DataFrame(rows, columns=[*self.columns, *further]).infer_objects()
 
@@ -56,6 +55,10 @@ def run_of(run: AnyRun) -> runs.Run:
     if not Path(run).is_dir():
         raise QilinError(f"run '{run}': no such folder")
     return runs.Run(Path(run))
+
+
+def _all(several: AnyRun | Sequence[AnyRun]) -> list[runs.Run]:
+    return [run_of(one) for one in (several if isinstance(several, list | tuple) else [several])]
 
 
 def ordered(models: Iterable[str]) -> list[str]:
@@ -272,7 +275,7 @@ def over_seeds(several: Sequence[AnyRun]) -> pd.DataFrame:
     `deviation` is the sample's standard deviation over runs: what another seed moves, which the interval over items of
     one run does not know. QilinError for fewer than two runs, or names the parameter that differs.
     """
-    found = [run_of(one) for one in several]
+    found = _all(several)
     if len(found) < 2:
         raise QilinError(f"over_seeds: {len(found)} run; nearest valid: two runs of one profile with different seeds")
     first, *others = [_parameters(run) for run in found]
