@@ -113,5 +113,8 @@ def accepted(run_dir: Path, stage: str) -> list[str]:
 
 
 def read_scores(path: Path) -> dict[str, Any]:
-    """A stage's scores.json or policies.json, and under "accepted" what must be said under its tables."""
-    return files.read_json(path) | {"accepted": accepted(path.parents[1], path.parent.name)}
+    """A stage's scores.json or policies.json; under "accepted" what must be said under its tables, under "digest" that
+    of its manifest, "" while the stage is being made."""
+    run, stage = runs.Run(path.parents[1]), path.parent.name
+    digest = run.manifest(stage)["digest"] if run.finished(stage) else ""
+    return files.read_json(path) | {"accepted": accepted(run.dir, stage), "digest": digest}

@@ -17,7 +17,7 @@ from qilin_lib.report.cells import NAMES, Score
 from qilin_lib.report.frames import name_of, ordered
 from qilin_lib.report.paper import TABLES, ExternalTable
 from qilin_lib.report.render import Table, view
-from qilin_lib.report.tables import LABELS, Column, Scores, across, by_model, score_rows
+from qilin_lib.report.tables import LABELS, Column, Scores, across, score_rows
 
 _ANNOTATIONS = strict_yaml.read(Path(__file__).with_name("annotations.yaml"))
 # English names of CMExam's annotation columns and of their values.
@@ -28,15 +28,15 @@ CATEGORIES = NAMES["categories"]
 HEADINGS = {name: heading for table in TABLES.values() for name, heading in table.columns.items()}
 
 
-def category_table(scores: Scores, digest: str = "") -> Table:
-    """C-Eval by the four categories of its site, a row per model. `digest` is that of stage 06."""
+def category_table(scores: Scores) -> Table:
+    """C-Eval by the four categories of its site, a row per model."""
     results = scores["ceval"]
     shown = CATEGORIES
     # Subjects that C-Eval does not know (mapping.json may add some) are a column only where there are any.
     if any(NO_CATEGORY in entry.get("categories", {}) for entry in results.values()):
         shown = CATEGORIES | {NO_CATEGORY: NO_CATEGORY}
     columns = [Column("ceval", ("categories", name), title, ".1f") for name, title in shown.items()]
-    rows, heads = score_rows(columns, {}, "", by_model(columns, ordered(results), scores, digest))
+    rows, heads = score_rows(columns, ordered(results), scores)
     instead = "" if results else "no_categories"
     return view("tables", "categories", rows, heads, names.foot(scores), "4c", instead=instead).without("From")
 
@@ -51,7 +51,7 @@ def no_subjects(scores: Scores) -> str:
     return "C-Eval by subject: no item of this run has a public answer (the test split's are not), so none is drawn."
 
 
-def group_tables(scores: Scores, digest: str = "") -> list[Table]:
+def group_tables(scores: Scores) -> list[Table]:
     """CMExam's accuracy by each annotation column: a row per value, the commonest first, a column per model.
 
     Empty where the items carry no annotations: a note of Table 5 says so then.
@@ -61,10 +61,10 @@ def group_tables(scores: Scores, digest: str = "") -> list[Table]:
     tables = []
     for column, letter in zip(columns, "abcdefgh", strict=False):
         values = list(group_values(scores["cmexam"], column))
-        models, cells = across(scores, "cmexam", {value: ("groups", column, value) for value in values}, digest)
+        lines, models = across(scores, "cmexam", {value: ("groups", column, value) for value in values})
         rows = [
-            [str(number), value, ENGLISH.get(value, "-"), *line]
-            for number, (value, line) in enumerate(zip(values, cells, strict=True), start=1)
+            [str(number), value, ENGLISH.get(value, "-"), *cells]
+            for number, (value, *cells) in enumerate(lines, start=1)
         ]
         shown, foot = COLUMNS.get(column, column), names.foot(scores)
         made = view("tables", "groups", rows, models, foot, f"5{letter}", compact=True, column=shown)
@@ -81,12 +81,11 @@ def group_values(results: Mapping[str, Any], column: str) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda pair: (pair[0] == NOT_ANNOTATED, -pair[1], pair[0])))
 
 
-def variant_table(scores: Scores, digest: str = "") -> Table:
+def variant_table(scores: Scores) -> Table:
     """Huatuo-26M: the same answers under other metric code, a row per variant, a column per model."""
     results = scores["huatuo"]
     variants = dict.fromkeys(name for model in ordered(results) for name in results[model].get("variants", {}))
-    models, cells = across(scores, "huatuo", {name: ("variants", name) for name in variants}, digest, ".2f")
-    rows = [[name, *line] for name, line in zip(variants, cells, strict=True)]
+    rows, models = across(scores, "huatuo", {name: ("variants", name) for name in variants}, ".2f")
     instead = "" if rows else "no_variants"
     return view("tables", "variants", rows, models, names.foot(scores), "6v", compact=True, instead=instead)
 

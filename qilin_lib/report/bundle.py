@@ -78,15 +78,22 @@ def write(run: str, target: Path, texts: bool = False) -> Path:
 def _members(run: runs.Run, texts: bool) -> Iterator[tuple[str, str]]:
     """(name, content) of what every bundle holds, of a file that cannot be read that it cannot; with `texts` everything
     of the run that is text, but the training data."""
-    home = runs.runs_dir()
+    homes = (runs.runs_dir(), run.dir.resolve())
     # A stage of another run is a link, into which rglob does not go.
-    found = [path for own in run.dir.iterdir() for path in (own.rglob("*") if own.is_dir() else (own,))]
+    found = sorted(path for own in run.dir.iterdir() for path in (own, *own.rglob("*")))
+    names = {path: visible(path.relative_to(run.dir).as_posix()) for path in found}
     # None that a link would bring in from outside the runs.
-    inside = [path for path in sorted(found) if path.is_file() and path.resolve().is_relative_to(home)]
-    names = {path: visible(path.relative_to(run.dir).as_posix()) for path in inside}
+    inside = [path for path in found if any(path.resolve().is_relative_to(home) for home in homes)]
+    left = [
+        f"{'left out':>14}  leads out of the runs: {names[path]}"
+        for path in found
+        if path.is_symlink() and path not in inside
+    ]
+    inside = [path for path in inside if path.is_file()]
     yield "environment.json", _json(environment.describe())
-    yield "files.txt", "\n".join(f"{path.stat().st_size:>14,}  {name}" for path, name in names.items())
-    for path, name in names.items():
+    yield "files.txt", "\n".join([*(f"{path.stat().st_size:>14,}  {names[path]}" for path in inside), *left])
+    for path in inside:
+        name = names[path]
         trained_on = path.parent.name == "01_build_chimed" and path.name in _DATA
         if texts and path.suffix in _TEXTS and not trained_on and path.stat().st_size < LARGEST:
             yield f"texts/{name}", path.read_text("utf-8", "replace")

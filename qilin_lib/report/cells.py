@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib import strict_yaml
-from qilin_lib.evaluate.intervals import LEAST
+from qilin_lib.evaluate.intervals import LEAST, wilson
 from qilin_lib.report.paper import UNKNOWN, Cell
 
 ADAPTIVE = "adaptive"  # three digits, from 100 on none behind the point
@@ -60,6 +60,14 @@ class Score:
         """Value, low, high and n of a summary; of None a score without a value."""
         known = {name: (summary or {}).get(name) for name in ("value", "n", "low", "high")}
         return cls(**{**known, "form": form, **more})
+
+    @classmethod
+    def share(cls, right: int, trials: int) -> Score:
+        """Percent of trials that were right, with Wilson's interval; "no items" of none."""
+        if not trials:
+            return cls(n=0)
+        low, high = wilson(right / trials, trials)
+        return cls(100 * right / trials, trials, 100 * low, 100 * high)
 
     @property
     def difference(self) -> float | None:

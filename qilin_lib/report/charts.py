@@ -108,7 +108,10 @@ def png(figure: Figure, dpi: int = 110) -> bytes:
 def svg(figure: Figure) -> bytes:
     """The figure as SVG bytes, the same bytes for the same figure: no date in it, identifiers from a fixed salt."""
     with mpl.rc_context({"svg.hashsalt": "qilin"}):
-        return _saved(figure, format="svg", metadata={"Date": None})
+        drawn = _saved(figure, format="svg", metadata={"Date": None})
+    # matplotlib names a clip by a hash of all digits of its place, of which the last ones differ from run to run.
+    names: dict[bytes, bytes] = {}
+    return re.sub(rb"\bp[0-9a-f]{10}\b", lambda clip: names.setdefault(clip[0], b"p%d" % len(names)), drawn)
 
 
 def new_chart(width: float, height: float) -> Chart:
@@ -171,7 +174,12 @@ def looks(models: Sequence[str]) -> dict[str, tuple[str, str]]:
 
 
 def interval(
-    axes: Axes, score: Mapping[str, Any] | None, place: float, look: tuple[str, str], upright: bool = False
+    axes: Axes,
+    score: Mapping[str, Any] | None,
+    place: float,
+    look: tuple[str, str],
+    upright: bool = False,
+    label: str | None = None,
 ) -> bool:
     """Draw one score {value, low, high, n} with its interval, lying at the height `place` or upright above it; False
     when it has no items. `look`: (colour, marker)."""
@@ -180,14 +188,11 @@ def interval(
     colour, marker = look
     # Not errorbar: it refuses an interval that does not hold its value, which a bootstrap's percentiles may do. A bound
     # that is not there becomes NaN, which draws nothing.
-    ends, value = np.array([score["low"], score["high"]], dtype=float), np.array([score["value"]])
-    style = {"color": colour, "markersize": 4}
-    if upright:
-        axes.plot([place, place], ends, linewidth=1.1, **style)
-        axes.plot([place], value, marker=marker, linestyle="", **style)
-    else:
-        axes.plot(ends, [place, place], linewidth=1.1, **style)
-        axes.plot(value, [place], marker=marker, linestyle="", **style)
+    ends = np.array([score["low"], score["high"]], dtype=float), np.array([place, place])
+    mark = np.array([score["value"]]), np.array([place])
+    step = -1 if upright else 1
+    axes.plot(*ends[::step], color=colour, linewidth=1.1)
+    axes.plot(*mark[::step], color=colour, marker=marker, markersize=4, linestyle="", label=label)
     return True
 
 

@@ -38,12 +38,9 @@ C1 = (
 )
 
 
-def tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
+def tables(scores: Mapping[str, Any]) -> list[Table]:
     """C1, C2a ChiMed QA and C2b MC dialogue, which have published rows; then what was run of C2c, C2d, C3a-c, and
-    C4a …, the further benchmarks whose line in the registry says their columns.
-
-    `scores` is scores.json, `digest` that of stage 06.
-    """
+    C4a …, the further benchmarks whose line in the registry says their columns."""
     exams = {name: _results(scores, name) for name in EXAMS}
     shares = {f"{name} {model}": entry for name, results in exams.items() for model, entry in results.items()}
     power = shared.power(shares, [column for column in C1 if column.benchmark in EXAMS], "Power of the accuracies")
@@ -51,18 +48,18 @@ def tables(scores: Mapping[str, Any], digest: str = "") -> list[Table]:
     columns = [Column("chimed_qa", (), heading, published=name) for name, heading in README_HEADINGS.items()]
     none_of_ours = [*sentences("tables", "chimed_qa"), *_notes("about", "metrics")]
     made = [
-        _made("C1", f"ChiMed-GPT: {title}", C1, "results", scores, digest, notes),
-        _made("C2a", "ChiMed-GPT: ChiMed QA", columns, "chimed_qa", {}, "", none_of_ours),
+        _made("C1", f"ChiMed-GPT: {title}", C1, "results", scores, notes),
+        _made("C2a", "ChiMed-GPT: ChiMed QA", columns, "chimed_qa", {}, none_of_ours),
     ]
     for letter, name in zip("bcd", DIALOGUES, strict=True):
         if scores.get(name) or name in CHIMED_GPT:
-            made.append(_generation(name, f"C2{letter}", scores, digest))
+            made.append(_generation(name, f"C2{letter}", scores))
     for letter, name in zip("abc", ENTITIES, strict=True):
         if scores.get(name):
-            made.append(_types_table(name, f"C3{letter}", scores, digest))
+            made.append(_types_table(name, f"C3{letter}", scores))
     further = [name for name, row in FURTHER.items() if row.columns and scores.get(name)]
     return made + [
-        _further(name, f"C4{letter}", scores, digest) for letter, name in zip("abcdefghijklmnop", further, strict=False)
+        _further(name, f"C4{letter}", scores) for letter, name in zip("abcdefghijklmnop", further, strict=False)
     ]
 
 
@@ -78,7 +75,7 @@ def _results(scores: Mapping[str, Any], benchmark: str) -> Mapping[str, Any]:
     return {model: entry for model, entry in results.items() if (at(entry, C1[2].path) or {}).get("n")}
 
 
-def _generation(benchmark: str, number: str, scores: Mapping[str, Any], digest: str) -> Table:
+def _generation(benchmark: str, number: str, scores: Mapping[str, Any]) -> Table:
     metrics = {heading: (README_METRICS[name], name) for name, heading in README_HEADINGS.items()}
     metrics |= {heading: (name, "") for heading, name in TRUE_BLEU.items()}
     columns = [
@@ -89,7 +86,7 @@ def _generation(benchmark: str, number: str, scores: Mapping[str, Any], digest: 
     known = benchmark in CHIMED_GPT
     title = f"{'ChiMed-GPT' if known else 'ChiMed-GPT, a set of ours'}: {LABELS[benchmark]}"
     about = _notes("about") if known else ["ChiMed-GPT was not evaluated on it."]
-    return _made(number, title, columns, benchmark, scores, digest, [*about, *_notes("metrics", "true_bleu")])
+    return _made(number, title, columns, benchmark, scores, [*about, *_notes("metrics", "true_bleu")])
 
 
 def _made(
@@ -98,7 +95,6 @@ def _made(
     columns: Sequence[Column],
     group: str,
     scores: Mapping[str, Any],
-    digest: str,
     notes: Sequence[str],
 ) -> Table:
     """The published rows of a group of the README, then our models; a column per score."""
@@ -116,12 +112,12 @@ def _made(
         about.append(" ".join(said + shared.unfinished_notes(scores, benchmark)))
     missing = [LABELS[name] for name, results in asked.items() if scores and not results]
     about += [f"Not evaluated in this run: {', '.join(missing)}."] if missing else []
-    ours = shared.by_model(columns, models, {**scores, **asked}, digest)
-    rows = shared.score_rows(columns, CHIMED_GPT.get(group, {}), "published", ours)
+    published = CHIMED_GPT.get(group, {})
+    rows = shared.score_rows(columns, models, {**scores, **asked}, "fixed", published, "published")
     return table(title, *rows, [*about, *notes], number)
 
 
-def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest: str) -> Table:
+def _types_table(benchmark: str, number: str, scores: Mapping[str, Any]) -> Table:
     """Micro F1 by type and over all, then what became of the replies; a column per model."""
     kinds = dict.fromkeys(kind for entry in scores[benchmark].values() for kind in entry["types"])
     lines: dict[str, Sequence[str]] = {
@@ -135,19 +131,18 @@ def _types_table(benchmark: str, number: str, scores: Mapping[str, Any], digest:
         "replies with an error": ("error",),
     }
     lines |= {NAMES["entries"][kind]: ("lines", kind) for kind in KINDS}
-    models, cells = shared.across(scores, benchmark, lines, digest)
-    rows = [[heading, *line] for heading, line in zip(lines, cells, strict=True)]
+    rows, models = shared.across(scores, benchmark, lines)
     after = ["ChiMed-GPT was not evaluated on it." if benchmark == "cmeee" else "No numbers by type are published."]
     notes, label = foot(scores, paper=""), LABELS[benchmark]
     return view("tables", "types", rows, models, notes, number, after, compact=True, label=label)
 
 
-def _further(benchmark: str, number: str, scores: Mapping[str, Any], digest: str) -> Table:
+def _further(benchmark: str, number: str, scores: Mapping[str, Any]) -> Table:
     """A row per model, a column per score and one per kind of failure."""
     row = FURTHER[benchmark]
     paths = dict(row.columns) | {(failure,): heading for failure, heading in shared.FAILURES.items()}
     columns = [Column(benchmark, path, heading, ".1f") for path, heading in paths.items()]
-    ours = shared.by_model(columns, ordered(scores[benchmark]), scores, digest)
+    rows = shared.score_rows(columns, ordered(scores[benchmark]), scores)
     notes = [*foot(scores, paper=""), *shared.unfinished_notes(scores, benchmark)]
     notes += [shared.asked_note(scores, benchmark), *shared.cut_notes(scores, benchmark)]
-    return table(row.label, *shared.score_rows(columns, {}, "", ours), notes, number).without("From")
+    return table(row.label, *rows, notes, number).without("From")

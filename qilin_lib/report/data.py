@@ -8,6 +8,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from qilin_lib import files
 from qilin_lib.chimed.compose import compose
 from qilin_lib.chimed.deid_score import ALL, Row
@@ -17,7 +19,6 @@ from qilin_lib.chimed.readers.find import printable
 from qilin_lib.chimed.records import Record
 from qilin_lib.chimed.sources import BY_NAME, all_unread, inventory, listed, units
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.intervals import wilson
 from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.frames import count
 from qilin_lib.report.markup import Html, conversation_card, macro
@@ -84,16 +85,11 @@ def contamination_table(ledger: Mapping[str, Any], decontaminate: bool | str = T
     if not decontaminate:
         blank = [Score(missing="not counted")] * (len(columns) - 1)
         return table(title, [["Total", *blank]], columns, ["decontaminate: false: nothing was compared"])
-    # With the sum over all sources.
-    hits, rules = (
-        {**counts, "Total": sum(map(Counter, counts.values()), Counter())}
-        for counts in (ledger["hits"], ledger.get("rules", {}))
-    )
-    lines = []
-    for source, found in hits.items():
-        by_rule = rules.get(source, {})
-        benchmarks = [found.get(name, 0) for name in there]
-        lines.append([source, *benchmarks, count(found), *(by_rule.get(rule, 0) for rule in RULES)])
+    hits, rules = (pd.DataFrame.from_dict(ledger.get(name, {}), orient="index") for name in ("hits", "rules"))
+    parts = [hits.reindex(columns=there), hits.sum(axis=1), rules.reindex(index=hits.index, columns=list(RULES))]
+    found = pd.concat(parts, axis=1).fillna(0).astype(int)
+    found.loc["Total"] = found.sum()
+    lines = found.astype(object).reset_index().to_numpy().tolist()
     present = {*rows, *ledger.get("unread", {})}
     empty = {source: name for source, name in BENCHMARKS.items() if not items[name]}
     lists = {
@@ -116,8 +112,8 @@ def leak_recall_table(rows: Iterable[Recall]) -> Table:
     there = list(dict.fromkeys(name for found in cells.values() for name in found))
     lines = []
     for kind, found in cells.items():
-        each = [_share(found[name].found, found[name].made) if name in found else Score() for name in there]
-        total = _share(sum(row.found for row in found.values()), sum(row.made for row in found.values()))
+        each = [Score.share(found[name].found, found[name].made) if name in found else Score() for name in there]
+        total = Score.share(sum(row.found for row in found.values()), sum(row.made for row in found.values()))
         lines.append([kind, *each, total])
     return view("data", "recall", lines, [*there, "all"])
 
@@ -156,18 +152,11 @@ def deid_score_table(rows: Iterable[Row]) -> Table:
     cells = []
     for row in rows:
         replaced = row.true_positives + row.false_positives
-        jaccard = _share(row.true_positives, replaced + row.false_negatives)
+        jaccard = Score.share(row.true_positives, replaced + row.false_negatives)
         bounds = {name: getattr(jaccard, name) for name in ("value", "low", "high")}
         # F1 = 2J / (1 + J), which grows with J: the interval goes through the same formula.
         f1 = {name: None if value is None else 200 * value / (100 + value) for name, value in bounds.items()}
-        scores = [_share(row.true_positives, replaced), _share(row.true_positives, row.labelled)]
-        scores += [Score(n=jaccard.n, **f1), _share(row.covered, row.labelled)]
+        scores = [Score.share(row.true_positives, replaced), Score.share(row.true_positives, row.labelled)]
+        scores += [Score(n=jaccard.n, **f1), Score.share(row.covered, row.labelled)]
         cells.append(["Total" if row.type == ALL else row.type, row.labelled, *scores])
     return view("data", "rules", cells)
-
-
-def _share(right: int, trials: int) -> Score:
-    if not trials:
-        return Score(n=0)
-    low, high = wilson(right / trials, trials)
-    return Score(100 * right / trials, trials, 100 * low, 100 * high)

@@ -153,7 +153,7 @@ def _weights(run: runs.Run, name: str, manifest: dict[str, Any], adapter: bool, 
         )
     if not any(file.endswith(".safetensors") for file in listed):
         raise QilinError(f"{name} of run '{run.name}' has no weights: run {chains.shown_by(name)} again")
-    _check(run, name, manifest, listed)
+    run.check(name, {"outputs": {file: outputs[file] for file in listed}}, every_byte=True)
     source = run.folder(name) / folder
     if folder == "adapter" and not adapter:
         # The adapter's note has the hash of its base.
@@ -163,11 +163,6 @@ def _weights(run: runs.Run, name: str, manifest: dict[str, Any], adapter: bool, 
         # peft writes an empty card; ours takes its place.
         if path.name != "README.md":
             shutil.copyfile(path, work / path.name)
-
-
-def _check(run: runs.Run, stage: str, manifest: dict[str, Any], listed: list[str]) -> None:
-    """QilinError unless each of these files of a stage is, byte for byte, what the manifest says."""
-    run.check(stage, {"outputs": {file: manifest["outputs"][file] for file in listed}}, every_byte=True)
 
 
 def _beside(run: runs.Run, base: dict[str, Any], end: int, work: Path) -> None:
@@ -186,9 +181,10 @@ def _beside(run: runs.Run, base: dict[str, Any], end: int, work: Path) -> None:
 
 def _content(run: runs.Run, manifests: dict[str, dict[str, Any]], stage: str, file: str) -> Any:
     """A JSON file of a stage, after checking that it is the one its manifest lists."""
-    if file not in manifests[stage]["outputs"]:
+    outputs = manifests[stage]["outputs"]
+    if file not in outputs:
         raise QilinError(f"{stage} of run '{run.name}' has no {file}: run {chains.shown_by(stage)} again")
-    _check(run, stage, manifests[stage], [file])
+    run.check(stage, {"outputs": {file: outputs[file]}}, every_byte=True)
     return files.read_json(run.folder(stage) / file)
 
 

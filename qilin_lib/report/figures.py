@@ -29,6 +29,8 @@ from qilin_lib.report.paper import TABLES
 FATES = dict(zip(tables.FATES, ("#0072b2", "#d55e00", "#e69f00", "#cc79a7", "#999999", "#56b4e9"), strict=True))
 OUTCOME_COLOURS = dict(zip(OUTCOMES, ("#009e73", "#56b4e9", "#d55e00", "#e69f00", "#999999"), strict=True))
 SIDES = {"implicit reward": "rewards", "log-probability, nats": "logps", "answer length, tokens": "lengths"}
+# Departments in a figure.
+MOST = 40
 # The numbers a reader looks for first; the paper gives at least one cell in each of these columns.
 HEADLINES = {4: ("average", "basic_medicine"), 5: ("accuracy",), 6: ("bleu_1", "rouge_1")}
 
@@ -194,22 +196,22 @@ def subject_accuracy(scores: Mapping[str, Any]) -> Figure:
     return chart
 
 
-def group_accuracy(scores: Mapping[str, Any], column: str = "department", most: int = 40) -> Figure:
-    """CMExam accuracy by the values of an annotation column with 95 % intervals, the `most` commonest values.
+def group_accuracy(scores: Mapping[str, Any]) -> Figure:
+    """CMExam accuracy by clinical department with 95 % intervals, the commonest MOST of them.
 
-    Where no font draws Chinese, a value bears its English name, or the number that it has in the table of the column.
+    Where no font draws Chinese, a department bears its English name, or the number that it has in the table.
     """
     results = scores["cmexam"]
     names = {model: name_of(scores, model) for model in ordered(results)}
     lines = []
-    for number, (value, n) in enumerate(group_values(results, column).items(), start=1):
+    for number, (value, n) in enumerate(group_values(results, "department").items(), start=1):
         label = value
         if not (value.isascii() or charts.chinese_family()):
             label = ENGLISH.get(value, f"no. {number}")
-        by_model = {model: results[model].get("groups", {}).get(column, {}).get(value) for model in names}
+        by_model = {model: results[model].get("groups", {}).get("department", {}).get(value) for model in names}
         lines.append(Line(f"{label} ({n})", by_model))
-    title = f"CMExam by {COLUMNS.get(column, column)}" + f", the {most} commonest" * (len(lines) > most)
-    return interval_plot({title: lines[:most]}, names, "accuracy, percent, with 95 % interval; (n) items")
+    title = f"CMExam by {COLUMNS['department']}" + f", the {MOST} commonest" * (len(lines) > MOST)
+    return interval_plot({title: lines[:MOST]}, names, "accuracy, percent, with 95 % interval; (n) items")
 
 
 def forest(scores: Mapping[str, Any]) -> Figure:

@@ -41,21 +41,24 @@ class View:
 
         QilinError for a run that is not there or lacks the file.
         """
-        several = [run_of(one) for one in (run if isinstance(run, list | tuple) else [run])]
-        rows = [{"run": one.name, **row} for one in several for row in self.rows(one, *chosen)]
+        rows = [{"run": one.name, **row} for one in _all(run) for row in self.rows(one, *chosen)]
         further = dict.fromkeys(name for row in rows for name in row if name not in self.columns)
         return pd.DataFrame(rows, columns=[*self.columns, *further]).infer_objects()
 
 
 def run_of(run: AnyRun) -> runs.Run:
-    """The run that a stage, a path or a name stands for; QilinError with the nearest name if there is none."""
+    """The run that a stage, a path or a name stands for; QilinError if there is none."""
     if isinstance(run, runs.Run | runs.Stage):
         return run if isinstance(run, runs.Run) else run.run
-    folder = Path(run) if isinstance(run, Path) or "/" in run else runs.runs_dir() / run
-    if not folder.is_dir():
-        there = [path.name for path in folder.parent.glob("*/") if path.is_dir()]
-        raise QilinError(f"there is no run '{run}'{nearest(folder.name, there)}; {folder.parent} has {there or 'none'}")
-    return runs.Run(folder)
+    if isinstance(run, str) and "/" not in run:
+        return runs.find(run)
+    if not Path(run).is_dir():
+        raise QilinError(f"run '{run}': no such folder")
+    return runs.Run(Path(run))
+
+
+def _all(several: AnyRun | Sequence[AnyRun]) -> list[runs.Run]:
+    return [run_of(one) for one in (several if isinstance(several, list | tuple) else [several])]
 
 
 def ordered(models: Iterable[str]) -> list[str]:
@@ -272,7 +275,7 @@ def over_seeds(several: Sequence[AnyRun]) -> pd.DataFrame:
     `deviation` is the sample's standard deviation over runs: what another seed moves, which the interval over items of
     one run does not know. QilinError for fewer than two runs, or names the parameter that differs.
     """
-    found = [run_of(one) for one in several]
+    found = _all(several)
     if len(found) < 2:
         raise QilinError(f"over_seeds: {len(found)} run; nearest valid: two runs of one profile with different seeds")
     first, *others = [_parameters(run) for run in found]
@@ -323,29 +326,32 @@ def matched(a: Any, b: Any, benchmark: str, protocol: str = "fixed") -> pd.DataF
     return frame.assign(difference=frame["score_b"] - frame["score_a"])
 
 
+def _side(side: Any) -> tuple[runs.Run, str]:
+    """A run, and one of its models, "" for all."""
+    run, model = side if isinstance(side, tuple) else (side, "")
+    return run_of(run), model
+
+
 def _answers(side: Any, benchmark: str, protocol: str) -> pd.DataFrame:
     """The records of a run, or of one of its models, which QilinError names if it has none."""
-    run, model = side if isinstance(side, tuple) else (side, None)
-    rows = records.frame(run, benchmark)
-    rows = rows[rows["protocol"] == protocol]
+    run, model = _side(side)
+    rows = records.frame(run, benchmark).query("protocol == @protocol")
     there = sorted(set(rows["model"]))
-    if model is None:
-        return rows
-    if model not in there:
-        told = f"run '{run_of(run).name}' has no records of model '{model}' on {benchmark}, {protocol}"
+    if model and model not in there:
+        told = f"run '{run.name}' has no records of model '{model}' on {benchmark}, {protocol}"
         raise QilinError(f"{told}{nearest(model, there)}; it has {there}")
-    return rows[rows["model"] == model]
+    return rows[rows["model"] == model] if model else rows
 
 
 def _benchmarks(side: Any) -> set[str]:
     """Those that a run, or one of its models, has answered under the fixed protocol."""
-    run, model = side if isinstance(side, tuple) else (side, "*")
-    return {path.parent.name for path in run_of(run).dir.glob(f"06_eval/predictions/fixed/*/{model}.jsonl")}
+    run, model = _side(side)
+    return {path.parent.name for path in run.dir.glob(f"06_eval/predictions/fixed/*/{model or '*'}.jsonl")}
 
 
 def _told(*sides: Any) -> str:
-    named = [(run_of(side[0]).name, side[1]) if isinstance(side, tuple) else (run_of(side).name,) for side in sides]
-    return f"compare {' with '.join(map(' '.join, named))}"
+    named = [f"{run.name} {model}".rstrip() for run, model in map(_side, sides)]
+    return f"compare {' with '.join(named)}"
 
 
 def compare(a: Any, b: Any, benchmark: str = "", resamples: int = 1000, seed: int = 42) -> pd.DataFrame:

@@ -25,6 +25,7 @@ from qilin_lib.report.render import Table, view
 
 WARNING = "Research only, not for clinical use."
 LARGEST = 5_000_000
+FOLD = (TEMPLATES / "fold.js").read_text("utf-8")
 # Scripts and styles are let in by their sha256: what a text might smuggle in has another. `form-action` and `base-uri`
 # are not covered by `default-src`.
 POLICY = (
@@ -57,15 +58,14 @@ def report(sections: Iterable[Section], out_path: str | Path, title: str) -> Pat
     sections = [Section(one.title, tuple(map(_part, one.parts))) for one in sections]
     styles = [(TEMPLATES / "page.css").read_text("utf-8"), STYLE]
     # Of this library's own parts; a script that data brought in would not be Html, and so be text.
-    scripts = [script for section in sections for part in section.parts for script in part.scripts]
+    scripts = [FOLD, *(script for section in sections for part in section.parts for script in part.scripts)]
     style_hashes, script_hashes = (
         " ".join(f"'sha256-{_base64(hashlib.sha256(one.encode('utf-8')).digest())}'" for one in contents)
         for contents in (styles, scripts)
     )
-    policy = Html(POLICY.format(styles=style_hashes, scripts=script_hashes or "'none'"))
-    page = render(
-        "page.html.j2", title=title, sections=sections, policy=policy, styles=map(Html, styles), warning=WARNING
-    )
+    policy = Html(POLICY.format(styles=style_hashes, scripts=script_hashes))
+    shown = {"title": title, "sections": sections, "warning": WARNING}
+    page = render("page.html.j2", policy=policy, styles=map(Html, styles), fold=Html(FOLD), **shown)
     size = len(page.encode("utf-8"))
     if size >= LARGEST:
         raise QilinError(f"{out_path} would be {size / 1e6:.1f} MB, over the limit of 5: show fewer cases")

@@ -187,10 +187,7 @@ def _rounds(pool: Sequence[Row]) -> dict[int, list[list[Row]]]:
 
 
 def _mean(values: np.ndarray, parameters: Any) -> Summary:
-    """The mean of values [N] with its bootstrap-t interval; without one for fewer than three.
-
-    `parameters`: the profile's `bootstrap_resamples` and `seed`.
-    """
+    """The mean of values [N] with its bootstrap-t interval; without one for fewer than three."""
     n, low, high = len(values), None, None
     if n >= LEAST:
         low, high, _ = studentised(mean_of(values), parameters.bootstrap_resamples, parameters.seed)
@@ -211,9 +208,9 @@ def _percent(score: Summary) -> Score:
 # --- the policies side by side ----------------------------------------------------------------------------------------
 
 
-def comparison_table(compared: Mapping[str, Any], digest: str = "") -> Table:
-    """A row per policy of policies.json, a column per metric, with 95 % intervals; `digest` is that of stage 08."""
-    rows = []
+def comparison_table(compared: Mapping[str, Any]) -> Table:
+    """A row per policy of policies.json, a column per metric, with 95 % intervals."""
+    rows, digest = [], compared.get("digest", "")
     for name, scores in compared["policies"].items():
         where = {"model": name_of(compared, name), "records": f"08_rlhf/policies/{name}.jsonl", "manifest": digest}
         cells = [Score.of(scores[metric], form, **where) for metric, (_, form) in COLUMNS.items()]
@@ -257,12 +254,10 @@ def reward_against_kl(compared: Mapping[str, Any]) -> Figure:
     chart = charts.new_chart(7.0, 4.2)
     axes = chart.subplots()
     for name, entry in known.items():
-        colour, marker = (charts.looks(list(compared["policies"])) | LOOKS)[name]
+        look = (charts.looks(list(compared["policies"])) | LOOKS)[name]
         kl, reward = entry["kl_answer"], entry["sampled_reward"]
-        axes.plot((kl["low"], kl["high"]), [reward["value"]] * 2, color=colour, linewidth=1.1)
-        axes.plot([kl["value"]] * 2, (reward["low"], reward["high"]), color=colour, linewidth=1.1)
-        label = charts.literal(name_of(compared, name))
-        axes.plot(kl["value"], reward["value"], color=colour, marker=marker, linestyle="", label=label)
+        charts.interval(axes, reward, kl["value"], look, upright=True)
+        charts.interval(axes, kl, reward["value"], look, label=charts.literal(name_of(compared, name)))
     axes.set(xlabel="KL from SFT, nats an answer", ylabel="reward of sampled answers")
     axes.set_title(f"Reward against divergence, 95 % intervals, n = {compared['settings']['questions']}", fontsize=10)
     if known:

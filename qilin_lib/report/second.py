@@ -14,7 +14,7 @@ from qilin_lib.report import attitudes, html, rlhf
 from qilin_lib.report.frames import name_of
 from qilin_lib.report.html import Picture, Section, chain
 from qilin_lib.report.render import Table, with_notes, write_all
-from qilin_lib.runs import Stage, read_manifest
+from qilin_lib.runs import Stage
 from qilin_lib.train.fit import read_log
 
 
@@ -32,7 +32,7 @@ def write_report(stage: Stage) -> Path:
     sections = [
         Section("The reward model", with_notes(reward_parts(folder, parameters), notes)),
         Section("Rejection sampling", with_notes(sampled, notes)),
-        Section("Policies side by side", _policy_parts(folder, read_manifest(stage.run_dir, "08_rlhf")["digest"])),
+        Section("Policies side by side", _policy_parts(folder)),
         *attitudes.sections(stage),
         Section("Where it comes from", (chain(stage),)),
     ]
@@ -67,10 +67,10 @@ def reward_parts(folder: Path, parameters: Any) -> list[Any]:
     ]
 
 
-def _policy_parts(folder: Path, digest: str) -> tuple[Any, ...]:
+def _policy_parts(folder: Path) -> tuple[Any, ...]:
     compared = read_scores(folder / "policies.json")
     parts = [
-        rlhf.comparison_table(compared, digest),
+        rlhf.comparison_table(compared),
         rlhf.differences_table(compared),
         Picture(rlhf.reward_against_kl(compared), "Reward against the distance from SFT"),
     ]

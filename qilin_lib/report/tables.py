@@ -21,6 +21,8 @@ from qilin_lib.report.render import Table, table
 
 Scores = Mapping[str, Any]
 """What `names.read_scores` returns."""
+Published = Mapping[str, Mapping[str, Cell]]
+"""{row of others: {column: cell}}."""
 Digests = Mapping[str, str]
 """{stage: digest of its manifest}, empty while the stages are being made."""
 LABELS, INFLATED, FAILURES = NAMES["benchmarks"], NAMES["inflated"], NAMES["failures"]
@@ -126,10 +128,8 @@ class Column:
         return cells.get(self.published, Cell(None))
 
 
-def score_of(
-    scores: Scores, digest: str, model: str, column: Column, protocol: str = "fixed", paper: Cell | None = None
-) -> Score:
-    """A model's score in a column; one that is not there says why. `digest` is that of stage 06."""
+def score_of(scores: Scores, model: str, column: Column, protocol: str = "fixed", paper: Cell | None = None) -> Score:
+    """A model's score in a column; one that is not there says why."""
     entry = results_of(scores, column.benchmark, protocol).get(model)
     summary = at(entry, column.path)
     if summary is None:
@@ -144,63 +144,57 @@ def score_of(
         model=name_of(scores, model),
         protocol=protocol,
         records=store.predictions("06_eval", protocol, column.benchmark, model).as_posix(),
-        manifest=digest,
+        manifest=scores.get("digest", ""),
     )
 
 
-def by_model(
+def score_rows(
     columns: Sequence[Column],
     models: Iterable[str],
     scores: Scores,
-    digest: str,
     protocol: str = "fixed",
-    compared: Mapping[str, Mapping[str, Cell]] | None = None,
-) -> list[list[Any]]:
-    """A row per model of ours, a column per score; `compared`: the published cells beside a model's."""
+    published: Published | None = None,
+    whose: str = "",
+    compared: Published | None = None,
+) -> tuple[list[list[Any]], list[str]]:
+    """(a row per published one, as from `whose`, then one per model of ours, a column per score; the headings above
+    them); `compared`: the published cells beside a model's."""
     rows = []
+    for label, cells in (published or {}).items():
+        papers = [Score(form=column.form, missing="", paper=column.paper(cells)) for column in columns]
+        rows.append([label, whose, *papers])
     for model in models:
         beside = (compared or {}).get(model)
-        cells = [score_of(scores, digest, model, column, protocol, column.paper(beside)) for column in columns]
-        rows.append([name_of(scores, model), "this run", *cells])
-    return rows
-
-
-def score_rows(
-    columns: Sequence[Column], published: Mapping[str, Mapping[str, Cell]], whose: str, ours: Iterable[list[Any]]
-) -> tuple[list[list[Any]], list[str]]:
-    """(a row per published one, {label: cells}, as from `whose`, then `ours`; the headings above them)."""
-    rows = [
-        [label, whose, *(Score(form=column.form, missing="", paper=column.paper(cells)) for column in columns)]
-        for label, cells in published.items()
-    ]
-    return [*rows, *ours], ["Model", "From", *(column.heading for column in columns)]
+        own = [score_of(scores, model, column, protocol, column.paper(beside)) for column in columns]
+        rows.append([name_of(scores, model), "this run", *own])
+    return rows, ["Model", "From", *(column.heading for column in columns)]
 
 
 def across(
-    scores: Scores, benchmark: str, lines: Mapping[str, Sequence[str]], digest: str, form: str = ".1f"
-) -> tuple[list[str], list[list[Score]]]:
-    """(the models that answered a benchmark, by name; for each path of `lines` {heading: path} their scores)."""
+    scores: Scores, benchmark: str, lines: Mapping[str, Sequence[str]], form: str = ".1f"
+) -> tuple[list[list[Any]], list[str]]:
+    """(a row per line of `lines` {heading: path}, a column per model that answered; the models' names)."""
     models = bare(scores[benchmark])
     columns = [Column(benchmark, path, heading, form) for heading, path in lines.items()]
-    rows = [[score_of(scores, digest, model, column) for model in models] for column in columns]
-    return [name_of(scores, model) for model in models], rows
+    rows = [[column.heading, *(score_of(scores, model, column) for model in models)] for column in columns]
+    return rows, [name_of(scores, model) for model in models]
 
 
 # --- Tables 4-6 -------------------------------------------------------------------------------------------------------
 
 
-def score_table(number: int, scores: Scores, digest: str = "") -> Table:
+def score_table(number: int, scores: Scores) -> Table:
     """Tables 4-6 under the fixed protocol: C-Eval by subject, CMExam with the numbers that drop unparsed answers
-    beside, Huatuo-26M. `digest` is that of stage 06."""
+    beside, Huatuo-26M."""
     printed = TABLES[number]
     results, failed = results_of(scores, printed.benchmark), unfinished(scores, printed.benchmark)
     there = _paths(results)
     columns = [column for column in _columns(printed) if column.published or column.path in there]
     models = dict.fromkeys([*stages_of(scores), *ordered([*results, *failed])]) if results or failed else ()
-    return _with_ours(printed, columns, {row.label: row.known for row in printed.rows}, list(models), scores, digest)
+    return _with_ours(printed, columns, {row.label: row.known for row in printed.rows}, list(models), scores)
 
 
-def released_tables(scores: Scores, digest: str = "") -> list[Table]:
+def released_tables(scores: Scores) -> list[Table]:
     """Tables 4r, 5r and 5l, the authors' protocol; those of its benchmarks that were not run are left out.
 
     5l is CMExam as the authors' script for their fine-tuned (LoRA) models reads and measures the same answers.
@@ -216,7 +210,7 @@ def released_tables(scores: Scores, digest: str = "") -> list[Table]:
         wanted = {column.published for column in columns}
         papers = {row.label: row.known for row in printed.rows if wanted & {*row.known}}
         if models:
-            tables.append(_with_ours(printed, columns, papers, models, scores, digest, suffix))
+            tables.append(_with_ours(printed, columns, papers, models, scores, suffix))
     return tables
 
 
@@ -242,17 +236,15 @@ def _columns(printed: PaperTable, below: tuple[str, ...] = ()) -> list[Column]:
 def _with_ours(
     printed: PaperTable,
     columns: Sequence[Column],
-    papers: Mapping[str, Mapping[str, Cell]],
+    papers: Published,
     models: Sequence[str],
     scores: Scores,
-    digest: str,
     suffix: str = "",
 ) -> Table:
     """The paper's rows, then ours; `suffix`: that of a table of the released protocol."""
     benchmark, protocol = printed.benchmark, "released" if suffix else "fixed"
     results = results_of(scores, benchmark, protocol)
     compared = {row.ours: row.known for row in printed.rows if row.ours in scores["run"]["as_paper"]}
-    ours = by_model(columns, models, scores, digest, protocol, compared)
     notes = names.foot(scores) + unfinished_notes(scores, benchmark)
     if results:
         notes += [asked_note(scores, benchmark, protocol), *cut_notes(scores, benchmark)]
@@ -264,7 +256,7 @@ def _with_ours(
         notes.append(f"{LABELS[benchmark]} was not evaluated in this run: the paper's numbers stand alone.")
     notes += [f"The paper's numbers: as under Table {printed.number}."] if suffix else paper_notes(printed)
     aside = {"": "", "r": ": the released protocol", "l": ": the released protocol, script for fine-tuned models"}
-    rows = score_rows(columns, papers, "paper", ours)
+    rows = score_rows(columns, models, scores, protocol, papers, "paper", compared)
     return table(f"{printed.title}{aside[suffix]}", *rows, notes, f"{printed.number}{suffix}")
 
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from qilin_lib import files
-from qilin_lib.evaluate.intervals import percentiles, resample_counts, wilson
+from qilin_lib.evaluate.intervals import percentiles, resample_counts
 from qilin_lib.report.cells import ADAPTIVE, NAMES, Score, sentences
 from qilin_lib.report.markup import Box, Html, card, conversation_card, joined, macro
 from qilin_lib.report.render import Table, table, view
@@ -134,14 +135,8 @@ def improved(entry: Mapping[str, Any], parameters: Any) -> bool:
 
 def by_source(scores: Mapping[str, Any]) -> dict[str, dict[str, list]]:
     """The held-out conversations of all parts as entries of `perplexity_table`, one per source (SFT)."""
-    grouped: dict[str, dict[str, list]] = {}
-    for entry in scores.values():
-        lists = {name: values for name, values in entry.items() if name != "source" and isinstance(values, list)}
-        for i, source in enumerate(entry["source"]):
-            group = grouped.setdefault(source, {name: [] for name in lists})
-            for name, values in lists.items():
-                group[name].append(values[i])
-    return grouped
+    parts = [pd.DataFrame({k: v for k, v in entry.items() if isinstance(v, list)}) for entry in scores.values()]
+    return {source: part.to_dict("list") for source, part in pd.concat(parts).groupby("source", sort=False)}
 
 
 def sources_table(counts: Mapping[str, Mapping[str, int]]) -> Table:
@@ -184,11 +179,7 @@ def accuracy(scores: Mapping[str, Any]) -> Score:
     """Percent of held-out pairs whose implicit reward prefers the chosen answer, with Wilson's interval; a tie counts
     as wrong. "no items" without any pair."""
     chosen, rejected = _shifts(scores)
-    if not len(chosen):
-        return NOTHING
-    share = float((chosen > rejected).mean())
-    low, high = (100 * bound for bound in wilson(share, len(chosen)))
-    return Score(100 * share, len(chosen), low, high)
+    return Score.share(int((chosen > rejected).sum()), len(chosen))
 
 
 def mean_interval(values: np.ndarray, parameters: Any, form: str = ADAPTIVE) -> Score:
@@ -205,10 +196,8 @@ def mean_interval(values: np.ndarray, parameters: Any, form: str = ADAPTIVE) -> 
 def by_strategy(scores: Mapping[str, Any]) -> Table:
     """Held-out reward accuracy of constructed pairs by the strategy that made the rejected answer, Wilson intervals."""
     made = scores.get("strategy", [])
-    names, rows = np.array(made), []
-    for name in dict.fromkeys(made):
-        own = {key: np.array(values)[names == name] for key, values in scores.items() if len(values) == len(names)}
-        rows.append([name, accuracy(own)])
+    pairs = pd.DataFrame({name: values for name, values in scores.items() if made and len(values) == len(made)})
+    rows = [[name, accuracy(own)] for name, own in pairs.groupby("strategy", sort=False)] if made else []
     notes = [] if rows else ["No pair was constructed from ChiMed-SFT (parameter constructed)."]
     return view("training", "strategies", rows, (), notes)
 

@@ -42,7 +42,7 @@ def all_tables(stage: Stage) -> list[Table]:
     scores = _scores(stage)
     made = [
         *with_notes(counted, accepted(stage.run_dir, "02_tokenize")),
-        *result_tables(scores, read_manifest(stage.run_dir, "06_eval")["digest"]),
+        *result_tables(scores),
         *judged.tables(stage.parent("06_eval"), scores),
     ]
     stage.begin()
@@ -51,14 +51,14 @@ def all_tables(stage: Stage) -> list[Table]:
     return made
 
 
-def result_tables(scores: Mapping[str, Any], digest: str) -> list[Table]:
+def result_tables(scores: Mapping[str, Any]) -> list[Table]:
     """Tables 4-6, what lies under them, A1 and ChiMed-GPT's (C1 …), in the order of their numbers, from scores.json."""
-    made = [tables.score_table(number, scores, digest) for number in (4, 5, 6)]
-    made += [breakdowns.category_table(scores, digest), *breakdowns.group_tables(scores, digest)]
-    made += [*tables.released_tables(scores, digest), breakdowns.variant_table(scores, digest)]
+    made = [tables.score_table(number, scores) for number in (4, 5, 6)]
+    made += [breakdowns.category_table(scores), *breakdowns.group_tables(scores)]
+    made += [*tables.released_tables(scores), breakdowns.variant_table(scores)]
     # 4, 4c, 4r, 5, 5a …: what belongs to a table of the paper stands below it.
     made.sort(key=lambda table: table.number)
-    return [*made, breakdowns.paired_table(scores), *chimed_gpt.tables(scores, digest)]
+    return [*made, breakdowns.paired_table(scores), *chimed_gpt.tables(scores)]
 
 
 def _scores(stage: Stage) -> dict[str, Any]:

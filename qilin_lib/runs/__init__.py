@@ -119,9 +119,13 @@ class Run:
         return tuple(name for name, value in inputs.items() if isinstance(value, str))
 
     def acceptances(self, stage: str) -> list[dict[str, Any]]:
-        """What `--accept` noted about a stage: [{stage, when, reason, key, files}], oldest first."""
+        """What `--accept` noted about a stage: [{stage, when, reason, key, inputs, files}], oldest first."""
         path = self.dir / f"{stage}.accepted.json"
-        return files.read_json(path) if path.exists() else []
+        notes = files.read_json(path) if path.exists() else []
+        known = {"stage", "when", "reason", "key", "inputs", "files"}
+        if not isinstance(notes, list) or not all(isinstance(note, dict) and known <= note.keys() for note in notes):
+            raise QilinError(f"{path}: not what --accept writes; restore it, or delete it and accept the stage again")
+        return notes
 
     def old(self, stage: str = "[0-9][0-9]_*") -> list[Path]:
         """Folders of stages that were moved aside, oldest first."""

@@ -81,6 +81,7 @@ def test_the_papers_base_is_known_by_its_facts(base: dict[str, Any], is_paper: b
 def test_acceptances_are_found_down_the_chain_and_nowhere_else(tmp_path: Path) -> None:
     for stage, when in (("05_dpo", "2026-02-01"), ("03_dcpt", "2026-01-01"), ("09_bias", "2026-03-01")):
         entry = {"stage": stage, "when": when, "reason": "only the log differs"}
+        entry |= {"key": "", "inputs": {}, "files": {}}
         files.write_json(tmp_path / f"{stage}.accepted.json", [entry, entry])
     third = "03_dcpt was accepted as it is on 2026-01-01: only the log differs"
     assert names.accepted(tmp_path, "04_sft") == [third] and names.accepted(tmp_path, "02_tokenize") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from html.parser import HTMLParser
 from typing import Any
 
 import pytest
@@ -18,6 +19,25 @@ EMPTY = {"value": None, "n": 0, "low": None, "high": None}
 BASE = "tiny 2.3M"
 SFT = f"{BASE} + DCPT + SFT"
 DPO = f"{SFT} + DPO"
+
+
+class Elements(HTMLParser):
+    """Every element with its attributes; tags never closed, or closed in the wrong order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.wrong: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.found.append((tag, dict(attrs)))
+        if tag not in ("meta", "img", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if not self.open or self.open.pop() != tag:
+            self.wrong.append(tag)
 
 
 def row(table: Table, label: str) -> dict[str, str]:
@@ -158,6 +178,7 @@ def scores() -> dict[str, Any]:
             }
         ],
         "usage": {},
+        "digest": "ab" * 32,
         "run": run_facts("tiny", 2_263_296),
         "tokenisation": "jieba",
         "protocol": "fixed",

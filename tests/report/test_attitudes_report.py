@@ -16,7 +16,7 @@ from qilin_lib.evaluate.benchmarks import attitudes
 from qilin_lib.report import attitudes as report
 from qilin_lib.report import html
 from qilin_lib.report.render import Table
-from tests.report.conftest import DPO, SFT, words_of
+from tests.report.conftest import DPO, SFT, row, words_of
 
 Choose = Callable[[int, list[int]], int | None]
 """choose(item number, content at each position) -> position from 0, None for a reply that says nothing."""
@@ -80,17 +80,12 @@ def stage(scores: dict[str, Any], tmp_path: Path) -> SimpleNamespace:
     return SimpleNamespace(dir=folder)
 
 
-def row(table: Table, model: str) -> dict[str, str]:
-    found = table.words[table.words["Model"] == model].iloc[0]
-    return {name: str(cell) for name, cell in found.items()}
-
-
 def test_each_total_stands_beside_its_controls(scores: dict[str, Any]) -> None:
     table = report.total_table(scores, "example", "B1")
     assert list(table.words["Model"]) == [SFT, SFT, DPO, DPO, "silent", "silent"]
     assert list(table.words["Protocols"]) == ["next token", "reply read"] * 3
     assert "12 to 60 possible, neutral 36" in table.heading
-    follower, biased, silent = (row(table, model) for model in (SFT, DPO, "silent"))
+    follower, _, biased, _, silent, _ = table.words.astype(str).to_dict("records")
     assert follower["Authors' form"] == "36" and follower["All forms"].startswith("36.0 [")
     assert follower["Top position, %"] == "100"
     assert follower["Status"].startswith("cannot be read as an attitude: follows the position; another order")
@@ -138,7 +133,7 @@ def test_items_subscales_and_differences(scores: dict[str, Any], stage: Any) -> 
     parts = tables_of(stage)
     subscales, pairs = parts["Subscales"], parts["Between models"]
     assert list(subscales.words.columns)[2:] == ["contact (6 to 30)", "care (6 to 30)"]
-    assert row(subscales, DPO)["care (6 to 30)"] == "30.0 [30.0, 30.0] (n=6)"
+    assert subscales.words.set_index("Model").loc[DPO, "care (6 to 30)"].iloc[0] == "30.0 [30.0, 30.0] (n=6)"
     assert pairs.words.iloc[0, 0] == f"({DPO}) \u2212 ({SFT})" and "tiny, 2.3 million" in pairs.notes[0]
     assert str(pairs.words.iloc[0, 2]).startswith("24.0 [")
     alone = json.loads(json.dumps(scores)) | {"paired": []}
@@ -158,7 +153,5 @@ def test_the_page_is_written_with_the_authors_own_totals(stage: Any, tmp_path: P
     page = html.report(made, stage.dir / "report.html", "Attitudes").read_text(encoding="utf-8")
     assert "../09_bias/predictions/next_token/example/sft.jsonl" in page and "如果同事正在接受" in page
     (stored,) = made[1].parts
-    assert row(stored, "gpt4") == {
-        "Model": "gpt4", "HIV": "95", "MICA": "40", "CAMI": "120", "Stigma": "61", "STD": "45"
-    }  # fmt: skip
+    assert list(row(stored, "gpt4").values()) == ["gpt4", "95", "40", "120", "61", "45"]
     assert "CAMI 120 whatever the letter" in stored.text()

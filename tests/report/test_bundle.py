@@ -73,7 +73,20 @@ def test_it_holds_what_a_bug_report_needs_and_nothing_that_was_planted(run: Path
     assert made["07_case_study/table_5.csv"].endswith("tiny,39.0\n") and "python" in made["environment.json"]
     assert made["09_bias/table_b1i.csv"] == "item,ours\n1,3\n2,[text]\n"
     assert made["04_sft/in_progress.json"] == "damaged: JSONDecodeError"
-    assert "03_dcpt/adapter/adapter_model.safetensors" in made["files.txt"] and "way_out" not in made["files.txt"]
+    assert "03_dcpt/adapter/adapter_model.safetensors" in made["files.txt"] and "03_dcpt/way_out.log" not in made
+
+
+def test_what_leads_out_of_the_runs_is_left_out_and_named(run: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "disk" / "08_rlhf"
+    files.write_jsonl(elsewhere / "reward" / "log.jsonl", [{"step": 1}])
+    (run / "08_rlhf").symlink_to(elsewhere)
+    made = content(bundle.write("night", tmp_path / "b.zip"))
+    assert "08_rlhf/reward/log.jsonl" not in made
+    left = [line.split() for line in made["files.txt"].splitlines() if "leads out of the runs" in line]
+    assert [words[-1] for words in left] == ["03_dcpt/way_out.log", "08_rlhf"]
+    # A run that lies on another disk as a whole is the one that was asked for.
+    (run.parent / "far").symlink_to(run.rename(tmp_path / "disk" / "night"))
+    assert "03_dcpt/log.jsonl" in content(bundle.write("far", tmp_path / "far.zip"))
 
 
 def test_stages_that_another_run_made_are_in_it(run: Path, tmp_path: Path) -> None:
@@ -81,7 +94,7 @@ def test_stages_that_another_run_made_are_in_it(run: Path, tmp_path: Path) -> No
     (run.parent / "day" / "03_dcpt").symlink_to(run / "03_dcpt")
     made = content(bundle.write("day", tmp_path / "b.zip"))
     assert {"03_dcpt/manifest.json", "03_dcpt/log.jsonl"} <= made.keys()
-    assert "03_dcpt/manifest.json" in made["files.txt"] and "way_out" not in made["files.txt"]
+    assert "03_dcpt/manifest.json" in made["files.txt"]
 
 
 def test_texts_come_when_asked_for_but_no_keys_weights_or_training_data(run: Path, tmp_path: Path) -> None:

@@ -55,14 +55,10 @@ def test_k_of_each_rule_are_picked_biggest_first() -> None:
     assert next(case for case in cases if case.id == "i31").scores == {"base": 50, "dpo": 90}
 
 
-def test_equal_gains_are_drawn_and_not_the_first_of_the_file() -> None:
-    rows = records({"base": [0.0] * 60, "dpo": [100.0] * 60})
-    picked = {seed: [case.id for case in choose(rows, 2, seed, metric)] for seed in range(4)}
-    assert all(len(set(items)) == 4 for items in picked.values())
-    assert len({tuple(items) for items in picked.values()}) == 4
-
-
 def test_the_draw_depends_on_the_seed_and_not_on_the_order() -> None:
+    gains = records({"base": [0.0] * 60, "dpo": [100.0] * 60})
+    picked = {tuple(case.id for case in choose(gains, 2, seed, metric)) for seed in range(4)}
+    assert len(picked) == 4 and all(len(set(items)) == 4 for items in picked), "equal gains are drawn, too"
     rows = records({"base": [1.0] * 50, "dpo": [1.0] * 50})
     first = [case.id for case in choose(rows, 5, 1, metric)]
     assert {case.rule for case in choose(rows, 5, 1, metric)} == {"seeded sample"}
@@ -117,21 +113,29 @@ def test_marks_hold_both_texts_whole_and_no_markup_of_theirs(seed: int) -> None:
         assert texts_of(html)[1] == after
 
 
-def test_marks_show_the_change_and_not_chance_matches() -> None:
-    html, note = marked("建议您多喝水，注意休息，必要时做CT检查。", "建议您多喝水，注意休息，必要时做MRI检查。", "sft")
-    assert html == "建议您多喝水，注意休息，必要时做<del>CT</del><ins>MRI</ins>检查。"
-    assert "compared with sft" in note
-    # The lone 的 between two changes is chance: one change, not two around it.
-    html, _ = marked("头痛三天请您注意休息，甲的乙。", "头痛三天请您注意休息，丙的丁。", "sft")
-    assert html == "头痛三天请您注意休息，<del>甲的乙</del><ins>丙的丁</ins>。"
-
-
-def test_texts_that_share_little_or_everything_are_said_to_and_not_marked() -> None:
-    html, note = marked("甲乙丙丁戊己庚辛", "子丑寅卯辰巳午未", "base")
-    assert html == "子丑寅卯辰巳午未" and "0% in common with base: not marked" in note
-    html, note = marked("休息", "休息", "base")
-    assert html == "休息" and "same as base" in note
-    assert marked("", "休息", "base") == ("休息", "")
+@pytest.mark.parametrize(
+    ("before", "after", "shown", "note"),
+    [
+        (
+            "请多喝水，做CT检查。",
+            "请多喝水，做MRI检查。",
+            "请多喝水，做<del>CT</del><ins>MRI</ins>检查。",
+            "compared with sft",
+        ),
+        # The lone 的 between two changes is chance: one change, not two around it.
+        (
+            "头痛请休息，甲的乙。",
+            "头痛请休息，丙的丁。",
+            "头痛请休息，<del>甲的乙</del><ins>丙的丁</ins>。",
+            "compared with sft",
+        ),
+        ("甲乙丙丁戊己庚辛", "子丑寅卯辰巳午未", "子丑寅卯辰巳午未", "0% in common with sft: not marked"),
+        ("休息", "休息", "休息", "same as sft"),
+        ("", "休息", "休息", ""),
+    ],
+)
+def test_marks_show_the_change_and_not_chance_matches(before: str, after: str, shown: str, note: str) -> None:
+    assert marked(before, after, "sft") == (shown, note)
     html, _ = marked("痛" * 5000, "痛" * 4000 + "不", "sft")
     assert len(html) < 2200 and "2,001 more characters" in html
 
@@ -169,9 +173,6 @@ def test_cases_of_a_run_come_from_the_fixed_protocol_with_baselines_and_k_from_t
     html = cases(stage, "huatuo")
     assert html.count("<article") == 2 and html.count('title">GPT-4 (0314)') == 2
     assert "answered by 0 stage(s)" in cases(stage, "cmexam")
-    (folder / "fixed" / "huatuo" / "dpo.jsonl").write_text("")
-    with pytest.raises(QilinError, match=r"dpo\.jsonl holds no record"):
-        cases(stage, "huatuo")
 
 
 def test_a_question_to_a_model_that_the_run_does_not_have_is_refused(tmp_path: Path, scores: Any) -> None:

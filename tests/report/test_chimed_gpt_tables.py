@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,7 +16,9 @@ from qilin_lib.report import chimed_gpt as block
 from qilin_lib.report.paper import CHIMED_GPT
 from qilin_lib.report.render import Table
 from tests.report.conftest import BASE, SFT, row
+from tests.report.conftest import score as scored
 
+score = partial(scored, n=60)
 # Copied from FACTS 5.1, row by row: NER F1 and accuracy, ChiMed QA, MC dialogue.
 STATED = """
 GPT-3.5 | 31.42 | 32.15 | 56.58 | 49.91 | 44.50 | 39.15 32.85 26.61 7.31 16.84 | 24.29 20.17 20.64 8.39 17.14
@@ -30,14 +33,10 @@ ChiMed-GPT | 40.82 | 41.04 | 68.29 | 52.92 | 44.50 | 44.58 37.22 27.11 8.89 19.8
 """
 
 
-def score(value: float, n: int = 60, half: float = 5.0) -> dict[str, Any]:
-    return {"value": value, "n": n, "low": value - half, "high": value + half}
-
-
 def entities(value: float, *kinds: str) -> dict[str, Any]:
     made = {name: score(value) for name in ("f1", "precision", "recall")}
     made |= {"unparsed": score(7.0), "spans": {"f1": score(value - 1)}, "lines": {kind: score(11.0) for kind in KINDS}}
-    return made | {"types": {kind: {"f1": score(value + 2, 9)} for kind in kinds}}
+    return made | {"types": {kind: {"f1": score(value + 2, n=9)} for kind in kinds}}
 
 
 @pytest.fixture
@@ -45,11 +44,17 @@ def further(scores: dict[str, Any]) -> dict[str, Any]:
     """The scores of the neighbouring tests and what a run of the further benchmarks adds to them."""
     measured = {name: score(20.5 + n) for n, name in enumerate([*README_METRICS.values(), *TRUE_BLEU.values()])}
     for entry in scores["ceval"].values():
-        entry["chimed_gpt"] = {"accuracy": score(29.27, 41), "unparsed": score(2.4, 41, 1.0)}
+        entry["chimed_gpt"] = {"accuracy": score(29.27, n=41), "unparsed": score(2.4, n=41, half=1.0)}
     more = {
         "ccks2019": {"base": entities(10.0, "手术"), "GPT-4": entities(41.0, "手术", "药物")},
         "cmeee": {"sft": entities(33.0, "dis", "sym")},
-        "cmmlu": {"base": {"accuracy": score(25.0, 700), "average": score(26.0, 700), "unparsed": score(0.0, 700, 0)}},
+        "cmmlu": {
+            "base": {
+                "accuracy": score(25.0, n=700),
+                "average": score(26.0, n=700),
+                "unparsed": score(0.0, n=700, half=0),
+            }
+        },
         "mc": {"sft": {"variants": measured}},
         "cmtmedqa": {"sft": {"variants": measured}},
     }
@@ -65,7 +70,7 @@ def further(scores: dict[str, Any]) -> dict[str, Any]:
 
 
 def made(scores: dict[str, Any]) -> dict[str, Table]:
-    return {table.number: table for table in block.tables(scores, "ab" * 32)}
+    return {table.number: table for table in block.tables(scores)}
 
 
 def test_the_published_cells_are_the_readmes_digits() -> None:
@@ -94,12 +99,8 @@ def test_of_nothing_run_what_is_published_is_shown_alone(scores: dict[str, Any])
     assert "Not evaluated in this run: MC dialogue." in dialogue.notes
 
 
-def test_the_block_has_what_was_run(further: dict[str, Any]) -> None:
-    assert list(made(further)) == ["C1", "C2a", "C2b", "C2c", "C3a", "C3c"]
-    assert list(made({name: further[name] for name in ("cmmlu", "run")})) == ["C1", "C2a", "C2b"]
-
-
 def test_no_difference_is_taken_and_notes_say_what_was_asked(further: dict[str, Any]) -> None:
+    assert list(made({name: further[name] for name in ("cmmlu", "run")})) == ["C1", "C2a", "C2b"]
     table = made(further)["C1"]
     assert row(table, "GPT-4")["CCKS-2019, F1"] == "paper 41.37"
     assert row(table, "GPT-4 (ours)")["CCKS-2019, F1"] == "41.00 [36.00, 46.00] (n=60)"

@@ -18,15 +18,13 @@ from qilin_lib.chimed.sources import BY_NAME
 from qilin_lib.errors import QilinError
 from qilin_lib.report import data
 from qilin_lib.report.render import Table
+from tests.report.conftest import entry
+
+EVAL = {"ceval": 1346, "cmexam": 1000, "huatuo26m_test": 6000}
 
 
 def lines(table: Table) -> list[dict[str, str]]:
     return table.words.to_dict("records")
-
-
-def eval_row(source: str, kept: int) -> dict[str, Any]:
-    zero = dict.fromkeys(("duplicate", "contaminated", "excluded", "merged", "substring_chars"), 0)
-    return zero | {"source": source, "set": "eval", "read": kept, "kept": kept, "rejected": {}, "deidentified": {}}
 
 
 # --- the ledger -------------------------------------------------------------------------------------------------------
@@ -79,7 +77,7 @@ def test_tables_read_what_the_builder_writes() -> None:
 
 @pytest.fixture
 def leaky(ledger: Any) -> Any:
-    ledger["sources"] += [eval_row("ceval", 1346), eval_row("cmexam", 1000), eval_row("huatuo26m_test", 6000)]
+    ledger["sources"] += [entry(name, "eval", None, n, n) for name, n in EVAL.items()]
     ledger["hits"] = {"cmexam": {"ceval": 2, "cmexam": 1200}, "remedi": {"cmexam": 1}}
     ledger["rules"] = {"cmexam": {"question": 1100, "options": 102}, "remedi": {"answer": 1}}
     return ledger
@@ -102,7 +100,7 @@ def test_contamination_by_source_and_benchmark(leaky: Any) -> None:
 
 
 def test_a_benchmark_of_which_nothing_was_read_is_not_called_missing(leaky: Any) -> None:
-    leaky["sources"].append(eval_row("medqa", 0) | {"read": 3, "rejected": {"broken JSON": 3}})
+    leaky["sources"].append(entry("medqa", "eval", None, 3, 0))
     leaky["unread"] = {"cmmlu": {"test.xlsx": "not *.csv"}}
     absent, unread = data.contamination_table(leaky).notes[1:3]
     assert "does not have" in absent and not {"cmmlu", "medqa"} & {*absent.rsplit(": ", 1)[1].split(", ")}

@@ -165,8 +165,10 @@ def test_further_trainings_of_a_chain_are_in_the_frames_and_between_seeds(make: 
 
 def test_a_run_that_is_not_there_or_lacks_a_file_is_named(make: Callable) -> None:
     run = make("smoke")
-    with pytest.raises(QilinError, match=r"there is no run 'smoek'.*smoke"):
+    with pytest.raises(QilinError, match=r"run 'smoek': no such run in .*smoke"):
         frames.ledger.frame("smoek")
+    with pytest.raises(QilinError, match=r"run '.*elsewhere': no such folder"):
+        frames.ledger.frame(run.parent / "elsewhere")
     (run / "06_eval" / "scores.json").unlink()
     with pytest.raises(QilinError, match=r"run 'smoke' has no 06_eval/scores.json: run notebooks/06_eval"):
         frames.evaluation.frame("smoke")
@@ -186,6 +188,8 @@ def test_runs_that_differ_in_more_than_the_seed_are_refused(make: Callable) -> N
         frames.over_seeds(["one", "beta"])
     with pytest.raises(QilinError, match="have the same seed"):
         frames.over_seeds(["one", "same"])
+    with pytest.raises(QilinError, match="over_seeds: 1 run; nearest valid: two runs"):
+        frames.over_seeds("one")
     assert len(frames.over_seeds(["one", "gpus"]))
 
 
@@ -220,6 +224,7 @@ def test_two_runs_are_compared_on_all_that_both_have(make: Callable) -> None:
 def test_tables_of_the_data_say_what_was_accepted(make: Callable) -> None:
     run = make()
     entry = {"stage": "02_tokenize", "when": "2026-01-02", "reason": "the log alone differs"}
+    entry |= {"key": "", "inputs": {}, "files": {}}
     files.write_json(run / "02_tokenize.accepted.json", [entry])
     stage = SimpleNamespace(parent=lambda name: run / name, run_dir=run, begin=lambda: None, up_to_date=True)
     for table in whole.all_tables(stage)[:3]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +15,7 @@ from qilin_lib import chains, files
 from qilin_lib.report import browse, case_study, figures, html, whole
 from qilin_lib.report.markup import Box, card
 from qilin_lib.report.render import table
+from tests.report.conftest import Elements
 from tests.report.test_browse import in_chromium
 
 RUN = "document.title='taken';console.log('taken');alert(1)"
@@ -61,7 +61,7 @@ def page(stage: Any, scores: Any, tmp_path: Path) -> Path:
     for entry in scores["cmexam"].values():
         groups = entry["groups"]["department"]
         groups |= {text: groups["内科"] for text in PAYLOADS[:7]}
-    sections = whole.result_sections(scores, whole.result_tables(scores, NAME))
+    sections = whole.result_sections(scores, whole.result_tables(scores | {"digest": NAME}))
     parts = (
         NAME,
         html.Picture(figures.length_histogram({NAME: [1, 2]}, 9), NAME),
@@ -73,22 +73,11 @@ def page(stage: Any, scores: Any, tmp_path: Path) -> Path:
     return html.report(sections, tmp_path / "run" / "07_case_study" / "report.html", NAME)
 
 
-class Elements(HTMLParser):
-    """Every element with its attributes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.found: list[tuple[str, dict[str, str | None]]] = []
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        self.found.append((tag, dict(attrs)))
-
-
 def test_no_text_of_a_run_becomes_an_element_or_an_attribute(page: Path) -> None:
     parser = Elements()
     parser.feed(page.read_text(encoding="utf-8"))
     tags = [tag for tag, _ in parser.found]
-    assert tags.count("script") == 2 and not {"iframe", "svg", "button", "base", "link", "template"} & set(tags)
+    assert tags.count("script") == 3 and not {"iframe", "svg", "button", "base", "link", "template"} & set(tags)
     assert [one["http-equiv"] for tag, one in parser.found if tag == "meta" and "http-equiv" in one] == [
         "Content-Security-Policy"
     ]

@@ -6,7 +6,6 @@ import base64
 import hashlib
 import re
 from html import unescape
-from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,26 +17,10 @@ from qilin_lib.errors import QilinError
 from qilin_lib.report import figures, html, tables
 from qilin_lib.report.html import Picture, Section, chain, report
 from qilin_lib.report.markup import Html
+from qilin_lib.report.render import table
 from qilin_lib.runs import Run
-
-VOID = {"meta", "img", "br"}
-
-
-class Balance(HTMLParser):
-    """Collects tags that were opened and never closed, or closed in the wrong order."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.wrong: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        if not self.open or self.open.pop() != tag:
-            self.wrong.append(tag)
+from tests.report.conftest import Elements
+from tests.report.test_browse import in_chromium, with_script
 
 
 def page(tmp_path: Path, *parts: Any) -> str:
@@ -58,9 +41,8 @@ def sha256(content: str) -> str:
 def test_the_policy_lets_in_the_page_s_own_style_alone_and_lets_nothing_out(tmp_path: Path) -> None:
     text = page(tmp_path, Html("<script>document.title = 'taken'</script>"), "</style><script>1</script>")
     policy = policy_of(text)
-    assert {name: policy[name] for name in ("default-src", "form-action", "base-uri", "script-src")} == dict.fromkeys(
-        ("default-src", "form-action", "base-uri", "script-src"), ["'none'"]
-    )
+    assert [policy[name] for name in ("default-src", "form-action", "base-uri")] == [["'none'"]] * 3
+    assert policy["script-src"] == [sha256(html.FOLD)]
     styles = re.findall(r"<style>(.*?)</style>", text, re.DOTALL)
     assert sorted(policy["style-src"]) == sorted(map(sha256, styles)) and policy["img-src"] == ["data:"]
     # Before anything that it is to hold back.
@@ -70,9 +52,9 @@ def test_the_policy_lets_in_the_page_s_own_style_alone_and_lets_nothing_out(tmp_
 def test_the_page_is_whole_well_formed_and_fetches_nothing(tmp_path: Path, ledger: Any, tokens: Any) -> None:
     picture = Picture(figures.ledger_bar(ledger), 'what "became" of it')
     text = page(tmp_path, tables.data_table(1, ledger, tokens), picture, "plain <i>text</i>", Html("<p>trusted</p>"))
-    balance = Balance()
-    balance.feed(text)
-    assert (balance.open, balance.wrong) == ([], [])
+    parser = Elements()
+    parser.feed(text)
+    assert (parser.open, parser.wrong) == ([], [])
     assert not re.search(r"""(src|href)=["'](?!data:|#|\.\./\d\d_)""", text)
     assert "@import" not in text and "url(" not in text
     assert text.index(html.WARNING) < text.index("<nav")
@@ -91,6 +73,18 @@ def test_a_heavy_figure_becomes_pixels_and_too_large_a_page_is_refused(
     assert not (tmp_path / "report.html").exists()
     monkeypatch.setattr(html, "LARGEST_SVG", 10)
     assert "data:image/png;base64," in page(tmp_path, Picture(figures.ledger_bar(ledger), "x"))
+
+
+def test_sections_are_folded_on_a_phone_and_open_elsewhere_and_in_print(tmp_path: Path) -> None:
+    rows = [[str(number), "x"] for number in range(99)]
+    parts = [Section(f"Part {n}", (table("Rows", rows, ["Model", "x"]),)) for n in range(4)]
+    path = report(parts, tmp_path / "report.html", "long")
+    heights = "document.title = [document.documentElement.scrollHeight, "
+    heights += "(dispatchEvent(new Event('beforeprint')), document.documentElement.scrollHeight)].join()"
+    with_script(path, heights)
+    seen = {width: re.search("<title>([^<]+)", in_chromium(path, width)[0])[1] for width in (390, 1300)}
+    (phone, printed), (wide, paper) = (map(int, text.split(",")) for text in seen.values())
+    assert phone < 1500 and min(printed, wide, paper) > 8000
 
 
 def manifest(run: Path, stage: str, digest: str, inputs: dict[str, Any], seconds: float = 5.25) -> None:

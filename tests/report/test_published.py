@@ -14,7 +14,7 @@ import pytest
 from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.report import export
-from qilin_lib.tokens.template import BAICHUAN, Template, template_of
+from qilin_lib.tokens.template import BAICHUAN, template_of
 from tests.helpers.exported import change, readme
 
 # Stands in for llama.cpp's convert_hf_to_gguf.py: it takes the same arguments and fails as it does.
@@ -42,18 +42,12 @@ def llama_cpp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def own_template(run_dir: Path, stage: str = "04_sft") -> Template:
-    """A run whose stage was trained in a template that has no name in the code."""
-    own = replace(BAICHUAN, name="own", begin="<s>", assistant_close="<pad>", system_open="<s>")
-    path = run_dir / stage / "manifest.json"
-    change(path, "facts", to=files.read_json(path)["facts"] | own.described)
-    return own
-
-
 def test_a_derived_template_is_handed_on(make: Callable[..., Path], run_dir: Path) -> None:
     from qilin_lib.models.load import load_tokenizer
 
-    own = own_template(run_dir)
+    own = replace(BAICHUAN, name="own", begin="<s>", assistant_close="<pad>", system_open="<s>")
+    path = run_dir / "04_sft" / "manifest.json"
+    change(path, "facts", to=files.read_json(path)["facts"] | own.described)
     folder = make()
     tokenizer = load_tokenizer(folder)
     turns = [{"role": "system", "content": "简短"}, {"role": "user", "content": "头痛"}]

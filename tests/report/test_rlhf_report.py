@@ -13,7 +13,7 @@ import pytest
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.calibration import calibration
 from qilin_lib.report import charts, rlhf
-from tests.report.conftest import SFT
+from tests.report.conftest import EMPTY, SFT, score
 
 DRAWS = SimpleNamespace(bootstrap_resamples=1000, seed=17)
 SCORES = {
@@ -31,9 +31,9 @@ def answers(name: str, rewards: list[float], number: int = 1, empty: tuple[int, 
         {
             "id": name,
             "round": number,
-            "prompt": [{"role": "user", "content": f"问题<{name}>"}],
+            "prompt": [{"role": "user", "content": f"问题{name}"}],
             "sample": k,
-            "answer": "" if k in empty else f"答{name}{k}&",
+            "answer": "" if k in empty else f"答{name}{k}",
             "tokens": 10 * k,
             "reward": reward,
             "kept": k == ranked[0],
@@ -101,20 +101,19 @@ def test_best_of_k_is_the_mean_over_all_subsets() -> None:
     rewards = {name: [float(value) for value in draw.normal(size=6)] for name in "abcde"}
     found = rlhf.best_of_k([row for name, own in rewards.items() for row in answers(name, own)], DRAWS)
     assert list(found) == [1, 2, 3, 4, 5, 6]
-    for k, score in found.items():
+    for k, expected in found.items():
         by_hand = [statistics.mean(map(max, itertools.combinations(own, k))) for own in rewards.values()]
-        assert score["value"] == pytest.approx(statistics.mean(by_hand)) and score["n"] == 5
-        assert score["low"] < score["value"] < score["high"]
+        assert expected["value"] == pytest.approx(statistics.mean(by_hand)) and expected["n"] == 5
+        assert expected["low"] < expected["value"] < expected["high"]
 
 
-def test_an_empty_answer_is_never_the_best_and_examples_are_spread_and_escaped() -> None:
+def test_an_empty_answer_is_never_the_best_and_examples_are_spread() -> None:
     pool = answers("a", [9.0, 1.0, 2.0], empty=(0,))
     assert rlhf.best_of_k(pool, DRAWS)[3]["value"] == 2.0
     shown = rlhf.pool_examples(pool)
     assert "best of 3: reward 2.00, 20 tokens, kept" in shown and "worst of 3: reward 9.00, 0 tokens" in shown
     shown = rlhf.pool_examples([row for i in range(6) for row in answers(f"q{i}", [0.0, 1.0])], most=3)
     assert [f"q{i}" in shown for i in range(6)] == [True, False] * 3
-    assert "问题&lt;q0&gt;" in shown and "答q01&amp;" in shown and "<q0>" not in shown
     with pytest.raises(QilinError, match="holds no answer"):
         rlhf.pool_table([], DRAWS)
 
@@ -122,15 +121,10 @@ def test_an_empty_answer_is_never_the_best_and_examples_are_spread_and_escaped()
 # --- the policies -----------------------------------------------------------------------------------------------------
 
 
-def score(value: float | None, n: int = 24) -> dict[str, Any]:
-    spread = None if value is None else 0.5
-    return {"value": value, "n": n, "low": spread and value - spread, "high": spread and value + spread}
-
-
 @pytest.fixture
 def compared(run_of: Any) -> dict[str, Any]:
     entries = {
-        name: {metric: score(value + 10 * place) for place, metric in enumerate(rlhf.COLUMNS)}
+        name: {metric: score(value + 10 * place, 24, 0.5) for place, metric in enumerate(rlhf.COLUMNS)}
         for value, name in enumerate(NAMES, start=1)
     }
     gap = {"n": 24, "difference": -1.25, "low": -2.0, "high": -0.5, "p": 0.00002, "p_adjusted": 0.04}
@@ -162,7 +156,7 @@ def test_policies_stand_side_by_side_with_what_could_be_seen(compared: dict) -> 
 
 
 def test_without_questions_there_are_words_and_an_empty_figure(compared: dict) -> None:
-    compared["policies"] = {name: dict.fromkeys(rlhf.COLUMNS, score(None, 0)) for name in NAMES}
+    compared["policies"] = {name: dict.fromkeys(rlhf.COLUMNS, EMPTY) for name in NAMES}
     compared |= {"paired": [], "settings": compared["settings"] | {"questions": 0}}
     assert rlhf.comparison_table(compared).words["Reward, greedy"][0] == "no items"
     assert rlhf.differences_table(compared).words.empty
@@ -177,16 +171,14 @@ def test_the_curve_shows_reward_divergence_length_and_cuts() -> None:
     assert axes[0].lines[0].get_xydata().tolist()[-1] == pytest.approx([6, 0.6])
 
 
-def test_answers_of_all_policies_stand_side_by_side_and_are_escaped() -> None:
-    question = {"prompt": [{"role": "user", "content": "问题<b>"}], "chosen": "优选", "tokens": 7, "repetition": 0.25}
+def test_answers_of_all_policies_stand_side_by_side() -> None:
+    question = {"prompt": [{"role": "user", "content": "问题"}], "chosen": "优选", "tokens": 7, "repetition": 0.25}
     rows = {
         label: [
-            question | {"id": f"q{i}<", "answer": f"{name}答{i}<i>", "reward": -1.5, "cut": name == "rl"}
-            for i in range(5)
+            question | {"id": f"q{i}", "answer": f"{name}答{i}", "reward": -1.5, "cut": name == "rl"} for i in range(5)
         ]
         for name, label in NAMES.items()
     }
     shown = rlhf.side_by_side(rows)
     assert shown.count("held-out question") == 3 and "dpo答2" in shown and "dpo答3" not in shown
-    assert "问题&lt;b&gt;" in shown and "<b>" not in shown and "<i>" not in shown and "q0&lt;" in shown
     assert "SFT + RL: reward -1.50, 7 tokens, cut, repetition 25 %" in shown and "优选" in shown

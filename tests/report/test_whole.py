@@ -19,7 +19,7 @@ EXAM = {"benchmark": "cmexam", "split": "test", "truncated": False, "shots": 0}
 
 
 def page(scores: Any, tmp_path: Path) -> str:
-    sections = whole.result_sections(scores, whole.result_tables(scores, "ab" * 32))
+    sections = whole.result_sections(scores, whole.result_tables(scores))
     return html.report(sections, tmp_path / "report.html", "run").read_text(encoding="utf-8")
 
 
@@ -76,7 +76,7 @@ def test_a_poor_run_says_what_it_lacks(scores: Any, tmp_path: Path, sentence: st
     CASES[sentence](scores)
     text = page(scores, tmp_path)
     assert sentence in text
-    made = whole.result_tables(scores, "")
+    made = whole.result_tables(scores)
     assert all(path.stat().st_size for path in write_all(made, tmp_path / "files"))
     cells = re.findall(r"<td[^>]*>(.*?)</td>", text)
     assert not [cell for cell in cells if re.search(r"\b(None|nan)\b", cell)] and len(cells) > 50
@@ -102,7 +102,7 @@ def test_what_the_statistics_make_of_records_is_what_the_tables_read(scores: Any
         "huatuo": {"sft": summarise(huatuo.statistics(exams), 200, 1)},
     }
     scores |= made | {"released": {}, "paired": []}
-    found: dict[str, Table] = {table.number: table for table in whole.result_tables(scores, "")}
+    found: dict[str, Table] = {table.number: table for table in whole.result_tables(scores)}
     cell = {number: table.words.set_index(table.words.columns[0]).astype(str) for number, table in found.items()}
     assert cell["5"].loc[SFT, "Accuracy"].startswith("75.0 [")
     assert "100.0" in cell["5"].loc[SFT, "Accuracy, parsed rows only (inflated)"]
