@@ -58,6 +58,14 @@ def test_a_list_of_messages_in_every_spelling(tmp_path, name, key, speaker, text
     assert messages(tmp_path, {key: chat(speaker, text, user, assistant)}, name) == FOUR
 
 
+OWN_MARKS = [
+    {"user": "患者：", "assistant": "医生："},
+    {"user": "病人:", "assistant": "医生:"},
+    {"user": "问：", "assistant": "答："},
+    {"user": "Human: ", "assistant": "Assistant: "},
+]
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -87,6 +95,18 @@ def test_a_list_of_messages_in_every_spelling(tmp_path, name, key, speaker, text
             "prompt": chat("role", "content", "user", "assistant", FOUR[:3]),
             "completion": chat("role", "content", "", "assistant", FOUR[3:]),
         },
+        # The name of its own speaker goes from the head of a turn.
+        *(
+            {"messages": chat("role", "content", "user", "assistant", [(who, marks[who] + text) for who, text in FOUR])}
+            for marks in OWN_MARKS
+        ),
+        *(
+            {
+                "instruction": f"{word}\n{ASKED}\n\n### Response:\n{ANSWERED}\n\n{word}\n{AGAIN}\n\n### Response:\n",
+                "output": f"### Response:\n{LAST}",
+            }
+            for word in ("### Instruction:", "### Input:", "###Human:", "#### User:")
+        ),
     ],
 )
 def test_what_was_said_before_the_question_stays_before_it(tmp_path, row):
@@ -117,11 +137,6 @@ def turns(*changed):
     for place, change in changed:
         listed[place] = listed[place] | change
     return listed
-
-
-def test_content_parts_that_are_all_text_are_joined(tmp_path):
-    (third,) = messages(tmp_path, {"messages": turns((2, {"content": TEXT_PARTS}))})[2:3]
-    assert third == ("user", "那要\n吃多久？")
 
 
 @pytest.mark.parametrize(
@@ -159,6 +174,16 @@ def test_content_parts_that_are_all_text_are_joined(tmp_path):
         ({"instruction": AGAIN, "output": LAST, "history": [[ASKED]]}, "unknown form"),
         ({"instruction": AGAIN, "output": LAST, "history": ASKED}, "unknown form"),
         ({"x": 1}, "missing field"),
+        # A template that is not turns.
+        (
+            {"instruction": f"Below is an instruction.\n\n### Instruction:\n{ASKED}\n\n### Response:", "output": LAST},
+            "role marks inside a turn",
+        ),
+        (
+            {"instruction": f"### Instruction:\n{ASKED}\n\n### Response:\n{ANSWERED}", "output": LAST},
+            "role marks inside a turn",
+        ),
+        ({"instruction": ASKED, "output": f"{ANSWERED}\n\n### Instruction:\n{AGAIN}"}, "role marks inside a turn"),
     ],
 )
 def test_what_cannot_be_turns_is_rejected_by_name(tmp_path, row, reason):
@@ -186,34 +211,6 @@ def test_a_word_with_a_colon_is_no_role_mark_by_itself(tmp_path, name, turn):
     assert messages(tmp_path, {"messages": chat("role", "content", "user", "assistant", said)}, name) == said
 
 
-@pytest.mark.parametrize(
-    "mine, other", [("患者：", "医生："), ("病人:", "医生:"), ("问：", "答："), ("Human: ", "Assistant: ")]
-)
-def test_the_name_of_its_own_speaker_goes_from_the_head_of_a_turn(tmp_path, mine, other):
-    marked = [(who, (mine if who == "user" else other) + text) for who, text in FOUR]
-    assert messages(tmp_path, {"messages": chat("role", "content", "user", "assistant", marked)}) == FOUR
-
-
-@pytest.mark.parametrize("word", ["### Instruction:", "### Input:", "###Human:", "#### User:"])
-def test_the_template_of_an_instruction_is_turns(tmp_path, word):
-    row = {"instruction": f"{word}\n{ASKED}\n\n### Response:", "output": f"### Response:\n{ANSWERED}"}
-    assert messages(tmp_path, row) == FOUR[:2]
-    turns = f"{word}\n{ASKED}\n\n### Response:\n{ANSWERED}\n\n{word}\n{AGAIN}\n\n### Response:\n"
-    assert messages(tmp_path, {"instruction": turns, "output": LAST}) == FOUR
-
-
-@pytest.mark.parametrize(
-    "asked, answered",
-    [
-        (f"Below is an instruction.\n\n### Instruction:\n{ASKED}\n\n### Response:", ANSWERED),
-        (f"### Instruction:\n{ASKED}\n\n### Response:\n{ANSWERED}", LAST),
-        (ASKED, f"{ANSWERED}\n\n### Instruction:\n{AGAIN}"),
-    ],
-)
-def test_a_template_that_is_not_turns_is_rejected_by_name(tmp_path, asked, answered):
-    assert messages(tmp_path, {"instruction": asked, "output": answered}) == "role marks inside a turn"
-
-
 @pytest.mark.parametrize("answers", [[ANSWERED, LAST], [[ANSWERED, LAST]], [[ANSWERED], [LAST]]])
 @pytest.mark.parametrize("name", ["general_zh", "medicalgpt_sft", "huatuo_encyclopedia_qa"])
 def test_of_two_answers_the_first_alone_is_never_taken(tmp_path, name, answers):
@@ -226,32 +223,26 @@ NOTHING = "无,无输入,<无输入>,&lt;无输入&gt;,没有输入。,nan,NaN,N
 NOTHING += ["No input", "（无）", "无。", "无需输入", "不需要输入", "[无]", "<empty>", "-", "/", " ", None]
 
 
-@pytest.mark.parametrize("word", NOTHING)
-def test_alpaca_words_for_nothing_are_no_input(tmp_path, word):
-    assert (
-        messages(tmp_path, {"instruction": "说出三种水果。", "input": word, "output": "苹果、香蕉、橙子。"})[0][1]
-        == "说出三种水果。"
-    )
-
-
 @pytest.mark.parametrize(
-    "asked, kept",
+    "row, asked",
     [
-        ("孩子吃什么好，无", "孩子吃什么好"),
-        ("提供一份列表。\n<无输入>", "提供一份列表。"),
-        ("提供一份列表。\n&lt;无输入&gt;", "提供一份列表。"),
-        ("既往史：高血压，过敏史，无", "既往史：高血压，过敏史，无"),
+        *(({"instruction": ASKED, "input": word}, ASKED) for word in NOTHING),
+        # Behind a question, where an empty field was joined to it.
+        ({"instruction": "孩子吃什么好，无"}, "孩子吃什么好"),
+        ({"instruction": f"{ASKED}\n<无输入>"}, ASKED),
+        ({"instruction": f"{ASKED}\n&lt;无输入&gt;"}, ASKED),
+        ({"instruction": "既往史：高血压，过敏史，无"}, "既往史：高血压，过敏史，无"),
+        # What a question is about stands below it.
+        ({"instruction": ASKED, "input": "患者，40岁。"}, f"{ASKED}\n患者，40岁。"),
+        ({"instruction": ASKED, "context": "患者，40岁。", "label": True}, f"{ASKED}\n患者，40岁。"),
+        # Parts that are all text are joined.
+        ({"messages": [{"role": "user", "content": TEXT_PARTS}]}, "那要\n吃多久？"),
     ],
 )
-def test_a_question_loses_the_word_for_nothing_behind_it(tmp_path, asked, kept):
-    row = {"conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": ANSWERED}]}
-    assert messages(tmp_path, row, "medicalgpt_sft")[0][1] == kept
-
-
-@pytest.mark.parametrize("name", ["input", "context"])
-def test_what_a_question_is_about_stands_below_it(tmp_path, name):
-    row = {name: "患者，40岁，头痛。", "instruction": ASKED, "output": ANSWERED, "label": True}
-    assert messages(tmp_path, row) == [("user", f"{ASKED}\n患者，40岁，头痛。"), FOUR[1]]
+def test_what_a_question_says(tmp_path, row, asked):
+    answer = {"role": "assistant", "content": ANSWERED}
+    row = {"messages": [*row["messages"], answer]} if "messages" in row else row | {"output": ANSWERED}
+    assert messages(tmp_path, row) == [("user", asked), ("assistant", ANSWERED)]
 
 
 @pytest.mark.parametrize("word", ["无", "没有", "暂无"])
