@@ -102,6 +102,23 @@ def test_undecodable_and_short_records_are_rejected_by_name(build_of, tmp_path, 
     assert {(line["reason"], detail in line["detail"]) for line in dropped} == {(reason, True)}
 
 
+@pytest.mark.parametrize("source", ["huatuo_knowledge_graph_qa", "general_zh"])
+def test_an_escape_that_is_left_in_a_text_is_read_and_half_a_one_rejected(build_of, tmp_path, source):
+    """Of text that was made JSON twice: a backslash, u and four digits."""
+    rows = [
+        {
+            "question": "我\\u60a3\\u8005有糖尿病怎么办",
+            "answer": "\\u8bf7\\u5230\\u5185\\u5206\\u6ccc\\u79d1\\ud83d\\ude00。",
+        },
+        {"question": "头痛三天了怎么办", "answer": "请到医院\\ud83d检查。"},
+        {"question": "这个式子是什么意思呢", "answer": "是 \\underline{x} 和 \\mu_0，\\\\u60a3 不变。"},
+    ]
+    made = build_of(put(tmp_path / "raw", {f"{source}/a.jsonl": jsonl(rows)}), tmp_path / "out")
+    said = [[message["content"] for message in record["messages"]] for record in made.sft]
+    assert said == [["我患者有糖尿病怎么办", "请到内分泌科😀。"], list(rows[2].values())]
+    assert {line["reason"] for line in made.dropped} == {"undecodable characters"}
+
+
 @pytest.mark.parametrize(
     "change, said",
     [

@@ -95,6 +95,11 @@ OWN_MARKS = [
             "prompt": chat("role", "content", "user", "assistant", FOUR[:3]),
             "completion": chat("role", "content", "", "assistant", FOUR[3:]),
         },
+        # As a table holds them.
+        {
+            "prompt": json.dumps(chat("role", "content", "user", "assistant", FOUR[:3])),
+            "completion": json.dumps(chat("role", "content", "", "assistant", FOUR[3:])),
+        },
         # The name of its own speaker goes from the head of a turn.
         *(
             {"messages": chat("role", "content", "user", "assistant", [(who, marks[who] + text) for who, text in FOUR])}
@@ -119,6 +124,8 @@ def test_what_was_said_before_the_question_stays_before_it(tmp_path, row):
         {"system": SYSTEM, "conversations": chat("from", "value", "human", "gpt")},
         {"conversations": [{"from": "system", "value": SYSTEM}, *chat("from", "value", "human", "gpt")]},
         {"system": SYSTEM, "instruction": AGAIN, "output": LAST, "history": [[ASKED, ANSWERED]]},
+        {"system": [{"type": "text", "text": SYSTEM}], "messages": chat("role", "content", "user", "assistant")},
+        {"system": [SYSTEM], "instruction": AGAIN, "output": LAST, "history": [[ASKED, ANSWERED]]},
         {"messages": [{"role": "developer", "content": SYSTEM}, *chat("role", "content", "user", "assistant")]},
     ],
 )
@@ -174,6 +181,7 @@ def turns(*changed):
         ({"instruction": AGAIN, "output": LAST, "history": [[ASKED]]}, "unknown form"),
         ({"instruction": AGAIN, "output": LAST, "history": ASKED}, "unknown form"),
         ({"x": 1}, "missing field"),
+        ({"messages": turns(), "system": {"type": "image"}}, "content that is not text"),
         # A template that is not turns.
         (
             {"instruction": f"Below is an instruction.\n\n### Instruction:\n{ASKED}\n\n### Response:", "output": LAST},
@@ -272,6 +280,12 @@ PROMPT = chat("role", "content", "user", "assistant", FOUR[:3])
         {"chosen": PROMPT + said("assistant", LAST), "rejected": PROMPT + said("assistant", WORSE)},
         {"prompt": AGAIN, "chosen": PROMPT + said("assistant", LAST), "rejected": PROMPT + said("assistant", WORSE)},
         {"prompt": PROMPT, "chosen": LAST, "rejected": WORSE},
+        {"prompt": PROMPT, "chosen": [LAST], "rejected": [WORSE]},
+        {
+            "prompt": json.dumps(PROMPT),
+            "chosen": json.dumps(said("assistant", LAST)),
+            "rejected": json.dumps(said("assistant", WORSE)),
+        },
         {"messages": PROMPT + said("assistant", LAST), "rejected_response": WORSE},
         {
             "chosen": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant: {LAST}",
@@ -295,7 +309,8 @@ PROMPT = chat("role", "content", "user", "assistant", FOUR[:3])
 )
 def test_pairs_in_every_form(tmp_path, name, row):
     assert messages(tmp_path, row, name, "dpo") == PAIR
-    assert messages(tmp_path, row | {"system": SYSTEM}, name, "dpo") == [("system", SYSTEM), *PAIR]
+    for system in (SYSTEM, [SYSTEM]):
+        assert messages(tmp_path, row | {"system": system}, name, "dpo") == [("system", SYSTEM), *PAIR]
 
 
 @pytest.mark.parametrize(
