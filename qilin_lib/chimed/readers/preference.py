@@ -29,7 +29,7 @@ def pair_row(row: Any) -> Preference:
     if "response_0" in row:
         raise Reject("answers without a ranking", ", ".join(name for name in row if name.startswith("response_")))
     has_prompt = listed(row) or any(name in row for name in CHAT["question"])
-    system, prompt = turns.asked(row) if has_prompt else (string(row.get("system")), [])
+    system, prompt = turns.asked(row) if has_prompt else (text_of(row.get("system")), [])
     if "output" in row:
         if not isinstance(answers := row["output"], list) or len(answers) < 2:
             raise Reject("fewer than two answers", f"output is {type(answers).__name__}")
@@ -45,7 +45,9 @@ def _side(row: Mapping[str, Any], side: str, with_prompt: bool) -> list[Turn]:
     """The turns under `chosen` or `rejected`: an answer alone, or a whole conversation that ends in it."""
     if not any(name in row for name in CHAT[side]):
         raise Reject("missing field", f"{side} or response_{side}; found {', '.join(list(row)[:8])}")
-    value = field(row, CHAT[side])
+    value = turns.unpacked(field(row, CHAT[side]))
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
     if isinstance(value, list | dict) and value:
         return messages(value if isinstance(value, list) else [value])
     whole = [] if with_prompt else turns.whole_transcript(string(value))
