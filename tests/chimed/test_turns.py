@@ -58,12 +58,10 @@ def test_a_list_of_messages_in_every_spelling(tmp_path, name, key, speaker, text
     assert messages(tmp_path, {key: chat(speaker, text, user, assistant)}, name) == FOUR
 
 
-OWN_MARKS = [
-    {"user": "患者：", "assistant": "医生："},
-    {"user": "病人:", "assistant": "医生:"},
-    {"user": "问：", "assistant": "答："},
-    {"user": "Human: ", "assistant": "Assistant: "},
-]
+def marked(user, assistant):
+    """The four turns, each behind the name of its speaker."""
+    marks = {"user": user, "assistant": assistant}
+    return chat("role", "content", "user", "assistant", [(who, marks[who] + text) for who, text in FOUR])
 
 
 @pytest.mark.parametrize(
@@ -101,10 +99,10 @@ OWN_MARKS = [
             "completion": json.dumps(chat("role", "content", "", "assistant", FOUR[3:])),
         },
         # The name of its own speaker goes from the head of a turn.
-        *(
-            {"messages": chat("role", "content", "user", "assistant", [(who, marks[who] + text) for who, text in FOUR])}
-            for marks in OWN_MARKS
-        ),
+        {"messages": marked("患者：", "医生：")},
+        {"messages": marked("病人:", "医生:")},
+        {"messages": marked("问：", "答：")},
+        {"messages": marked("Human: ", "Assistant: ")},
         *(
             {
                 "instruction": f"{word}\n{ASKED}\n\n### Response:\n{ANSWERED}\n\n{word}\n{AGAIN}\n\n### Response:\n",
@@ -146,54 +144,56 @@ def turns(*changed):
     return listed
 
 
-@pytest.mark.parametrize(
-    "row, reason",
-    [
-        ({"messages": turns((2, {"content": ""}))}, "empty turn"),
-        ({"messages": turns((1, {"content": None}))}, "empty turn"),
-        ({"instruction": AGAIN, "output": LAST, "history": [[ASKED, ""]]}, "empty turn"),
-        ({"messages": turns((1, {"loss": False}))}, "turn without loss"),
-        ({"messages": turns((3, {"weight": 0}))}, "turn without loss"),
-        ({"messages": turns(), "tools": [{"name": "get_weather"}]}, "tools"),
-        ({"messages": turns(), "tools": '[{"name": "get_weather"}]'}, "tools"),
-        ({"messages": turns((1, {"content": None, "tool_calls": [{"id": "1"}]}))}, "tools"),
-        (
-            {"messages": turns((2, {"content": [*TEXT_PARTS, {"type": "image_url", "image_url": {}}]}))},
-            "content that is not text",
-        ),
-        ({"messages": turns(), "images": ["x.png"]}, "content that is not text"),
-        ({"messages": [*turns(), {"role": "system", "content": SYSTEM}]}, "system turn after the first"),
-        ({"messages": turns((2, {"role": "tool"}))}, "unknown speaker"),
-        ({"messages": turns((1, {"content": f"好的。\n用户：{AGAIN}\n助手：{LAST}"}))}, "role marks inside a turn"),
-        ({"instruction": f"患者：{ASKED}\n医生：{ANSWERED}", "output": LAST}, "role marks inside a turn"),
-        (
-            {"instruction": f"总结对话\n患者：{ASKED}\n医生：{ANSWERED}\n患者：好", "output": LAST},
-            "role marks inside a turn",
-        ),
-        ({"instruction": ASKED, "output": f"{ANSWERED}<|im_end|>\n<|im_start|>user\n好"}, "role marks inside a turn"),
-        ({"instruction": "你是一名药师。", "question": ASKED, "output": ANSWERED}, "several questions"),
-        ({"prompt": "你是一名药师。", "query": ASKED, "response": ANSWERED}, "several questions"),
-        ({"question": ASKED, "answer": ANSWERED, "response": LAST}, "several answers"),
-        ({"messages": turns(), "label": False}, "undesired answer"),
-        ({"prompt": ASKED, "completion": ANSWERED, "label": False}, "undesired answer"),
-        ({"instruction": ASKED, "output": ANSWERED, "kto_tag": "false"}, "undesired answer"),
-        ({"instruction": ASKED, "output": ANSWERED, "context": ["一", "二"]}, "content that is not text"),
-        ({"instruction": AGAIN, "output": LAST, "history": [[ASKED]]}, "unknown form"),
-        ({"instruction": AGAIN, "output": LAST, "history": ASKED}, "unknown form"),
-        ({"x": 1}, "missing field"),
-        ({"messages": turns(), "system": {"type": "image"}}, "content that is not text"),
-        # A template that is not turns.
-        (
-            {"instruction": f"Below is an instruction.\n\n### Instruction:\n{ASKED}\n\n### Response:", "output": LAST},
-            "role marks inside a turn",
-        ),
-        (
-            {"instruction": f"### Instruction:\n{ASKED}\n\n### Response:\n{ANSWERED}", "output": LAST},
-            "role marks inside a turn",
-        ),
-        ({"instruction": ASKED, "output": f"{ANSWERED}\n\n### Instruction:\n{AGAIN}"}, "role marks inside a turn"),
+IMAGE = {"type": "image_url", "image_url": {}}
+NO_TURNS = {
+    "empty turn": [
+        {"messages": turns((2, {"content": ""}))},
+        {"messages": turns((1, {"content": None}))},
+        {"instruction": AGAIN, "output": LAST, "history": [[ASKED, ""]]},
     ],
-)
+    "turn without loss": [{"messages": turns((1, {"loss": False}))}, {"messages": turns((3, {"weight": 0}))}],
+    "tools": [
+        {"messages": turns(), "tools": [{"name": "get_weather"}]},
+        {"messages": turns(), "tools": '[{"name": "get_weather"}]'},
+        {"messages": turns((1, {"content": None, "tool_calls": [{"id": "1"}]}))},
+    ],
+    "content that is not text": [
+        {"messages": turns((2, {"content": [*TEXT_PARTS, IMAGE]}))},
+        {"messages": turns(), "images": ["x.png"]},
+        {"messages": turns(), "system": {"type": "image"}},
+        {"instruction": ASKED, "output": ANSWERED, "context": ["一", "二"]},
+    ],
+    "system turn after the first": [{"messages": [*turns(), {"role": "system", "content": SYSTEM}]}],
+    "unknown speaker": [{"messages": turns((2, {"role": "tool"}))}],
+    "role marks inside a turn": [
+        {"messages": turns((1, {"content": f"好的。\n用户：{AGAIN}\n助手：{LAST}"}))},
+        {"instruction": f"患者：{ASKED}\n医生：{ANSWERED}", "output": LAST},
+        {"instruction": f"总结对话\n患者：{ASKED}\n医生：{ANSWERED}\n患者：好", "output": LAST},
+        {"instruction": ASKED, "output": f"{ANSWERED}<|im_end|>\n<|im_start|>user\n好"},
+        # A template that is not turns.
+        {"instruction": f"Below is an instruction.\n\n### Instruction:\n{ASKED}\n\n### Response:", "output": LAST},
+        {"instruction": f"### Instruction:\n{ASKED}\n\n### Response:\n{ANSWERED}", "output": LAST},
+        {"instruction": ASKED, "output": f"{ANSWERED}\n\n### Instruction:\n{AGAIN}"},
+    ],
+    "several questions": [
+        {"instruction": "你是一名药师。", "question": ASKED, "output": ANSWERED},
+        {"prompt": "你是一名药师。", "query": ASKED, "response": ANSWERED},
+    ],
+    "several answers": [{"question": ASKED, "answer": ANSWERED, "response": LAST}],
+    "undesired answer": [
+        {"messages": turns(), "label": False},
+        {"prompt": ASKED, "completion": ANSWERED, "label": False},
+        {"instruction": ASKED, "output": ANSWERED, "kto_tag": "false"},
+    ],
+    "unknown form": [
+        {"instruction": AGAIN, "output": LAST, "history": [[ASKED]]},
+        {"instruction": AGAIN, "output": LAST, "history": ASKED},
+    ],
+    "missing field": [{"x": 1}],
+}
+
+
+@pytest.mark.parametrize("reason, row", [(reason, row) for reason, rows in NO_TURNS.items() for row in rows])
 def test_what_cannot_be_turns_is_rejected_by_name(tmp_path, row, reason):
     assert messages(tmp_path, row) == reason
 
@@ -313,25 +313,25 @@ def test_pairs_in_every_form(tmp_path, name, row):
         assert messages(tmp_path, row | {"system": system}, name, "dpo") == [("system", SYSTEM), *PAIR]
 
 
-@pytest.mark.parametrize(
-    "row, reason",
-    [
-        ({"chosen": LAST, "rejected": WORSE}, "missing field"),
-        ({"prompt": ASKED, "chosen": LAST}, "missing field"),
-        ({"instruction": "你是一名药师。", "query": ASKED, "chosen": LAST, "rejected": WORSE}, "several questions"),
-        ({"prompt": ASKED, "chosen": LAST, "rejected": ""}, "empty field"),
-        ({"prompt": ASKED, "chosen": LAST, "rejected": f" {LAST}"}, "chosen equals rejected"),
-        ({"prompt": ASKED, "chosen": LAST, "rejected": WORSE, "tools": [{"name": "f"}]}, "tools"),
-        ({"prompt": turns(), "chosen": LAST, "rejected": WORSE}, "unknown form"),
-        ({"prompt": PROMPT, "chosen": said("user", LAST), "rejected": WORSE}, "unknown form"),
-        ({"query": ASKED, "history": [], "response_0": LAST, "response_1": WORSE}, "answers without a ranking"),
-        ({"instruction": ASKED, "output": [LAST]}, "fewer than two answers"),
-        (
-            {"prompt": ASKED, "chosen": f"好。\nHuman: {AGAIN}\nAssistant: {LAST}", "rejected": WORSE},
-            "role marks inside a turn",
-        ),
+NO_PAIR = {
+    "missing field": [{"chosen": LAST, "rejected": WORSE}, {"prompt": ASKED, "chosen": LAST}],
+    "several questions": [{"instruction": "你是一名药师。", "query": ASKED, "chosen": LAST, "rejected": WORSE}],
+    "empty field": [{"prompt": ASKED, "chosen": LAST, "rejected": ""}],
+    "chosen equals rejected": [{"prompt": ASKED, "chosen": LAST, "rejected": f" {LAST}"}],
+    "tools": [{"prompt": ASKED, "chosen": LAST, "rejected": WORSE, "tools": [{"name": "f"}]}],
+    "unknown form": [
+        {"prompt": turns(), "chosen": LAST, "rejected": WORSE},
+        {"prompt": PROMPT, "chosen": said("user", LAST), "rejected": WORSE},
     ],
-)
+    "answers without a ranking": [{"query": ASKED, "history": [], "response_0": LAST, "response_1": WORSE}],
+    "fewer than two answers": [{"instruction": ASKED, "output": [LAST]}],
+    "role marks inside a turn": [
+        {"prompt": ASKED, "chosen": f"好。\nHuman: {AGAIN}\nAssistant: {LAST}", "rejected": WORSE},
+    ],
+}
+
+
+@pytest.mark.parametrize("reason, row", [(reason, row) for reason, rows in NO_PAIR.items() for row in rows])
 def test_what_is_no_pair_is_rejected_by_name(tmp_path, row, reason):
     assert messages(tmp_path, row, "dpo_zh", "dpo") == reason
 
