@@ -316,6 +316,7 @@ def test_pairs_in_every_form(tmp_path, name, row):
 NO_PAIR = {
     "missing field": [{"chosen": LAST, "rejected": WORSE}, {"prompt": ASKED, "chosen": LAST}],
     "several questions": [{"instruction": "你是一名药师。", "query": ASKED, "chosen": LAST, "rejected": WORSE}],
+    "several answers": [{"prompt": ASKED, "chosen": LAST, "response_chosen": ANSWERED, "rejected": WORSE}],
     "empty field": [{"prompt": ASKED, "chosen": LAST, "rejected": ""}],
     "chosen equals rejected": [{"prompt": ASKED, "chosen": LAST, "rejected": f" {LAST}"}],
     "tools": [{"prompt": ASKED, "chosen": LAST, "rejected": WORSE, "tools": [{"name": "f"}]}],
