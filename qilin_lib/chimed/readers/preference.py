@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from qilin_lib.chimed.readers import turns
-from qilin_lib.chimed.readers.decode import Reject, field, json_reader, string
+from qilin_lib.chimed.readers.decode import Reject, json_reader, string
 from qilin_lib.chimed.readers.turns import CHAT, Turn, listed, messages, text_of
 from qilin_lib.chimed.records import Payload, Preference
 
@@ -43,9 +43,12 @@ def pair_row(row: Any) -> Preference:
 
 def _side(row: Mapping[str, Any], side: str, with_prompt: bool) -> list[Turn]:
     """The turns under `chosen` or `rejected`: an answer alone, or a whole conversation that ends in it."""
-    if not any(name in row for name in CHAT[side]):
+    found = [row[name] for name in CHAT[side] if name in row]
+    if not found:
         raise Reject("missing field", f"{side} or response_{side}; found {', '.join(list(row)[:8])}")
-    value = turns.unpacked(field(row, CHAT[side]))
+    if any(other != found[0] for other in found):
+        raise Reject("several answers", ", ".join(name for name in CHAT[side] if name in row))
+    value = turns.unpacked(found[0])
     if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
         value = value[0]
     if isinstance(value, list | dict) and value:
