@@ -9,7 +9,6 @@ import json
 import lzma
 import os
 import tarfile
-import time
 import tracemalloc
 import zipfile
 from pathlib import Path
@@ -336,31 +335,3 @@ def test_names_that_would_act_on_a_terminal_are_shown_escaped(tmp_path, capsys):
     assert sources.main([str(tmp_path)]) == 0
     shown = capsys.readouterr().out
     assert not {"\x1b", "\x07", "\u202e"} & set(shown) and "\\x1b[2J" in shown
-
-
-# --- time -------------------------------------------------------------------------------------------------------------
-
-BROKEN = {
-    "broken elements": ("[", '{"a":},\n'),
-    "broken lines": ("", '{"a":\n'),
-    "unclosed strings": ("[", '{"a": "x},\n'),
-    "opened objects": ("", '{"a": [\n'),
-    "trailing commas": ("[", '{"a": [1,],},\n'),
-    "one line": ("[", '{"a":},'),
-    "one line of brackets": ("[", "{"),
-}
-
-
-@pytest.mark.parametrize("kind", BROKEN)
-def test_time_grows_with_a_broken_file_and_not_with_its_square(tmp_path, kind):
-    head, part = BROKEN[kind]
-
-    def seconds(size: int) -> float:
-        put(tmp_path / "cmd", {"a.json": head + part * (size // len(part))})
-        begun = time.process_time()
-        reads(tmp_path, "cmd")
-        return time.process_time() - begun
-
-    # Ten times the size: ten times the time, or a hundred. The least of two, for what else a machine does.
-    small, large = (min(seconds(size) for _ in range(2)) for size in (60_000, 600_000))
-    assert large < 35 * max(small, 0.02), (small, large)

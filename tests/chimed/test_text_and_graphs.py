@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 
 import pytest
 
@@ -150,17 +149,3 @@ def test_marks_of_a_book_collection_go_and_captions_stay():
     ]
     code = "公式 \\xi 与 \\rho，路径 C:\\pics\\a.bmp 不变。"
     assert read(text.textbook, code, "a.txt")[0][1].body == code and read(text.prose, "\\x根\\x。", "a.txt")[0][1].body
-
-
-@pytest.mark.parametrize(
-    "piece", [".", "…", "(", "（", "(a", " ", "、", "1、", "a ", "。.", "图\\r", "9\n", "，\n", "第", "- 1"]
-)
-def test_time_is_linear_in_whatever_a_graph_s_cell_or_a_book_holds(piece):
-    many = piece * (60_000 // len(piece))
-    began = time.process_time()
-    for cell in (many, many + "x", f"(x){many}..."):
-        list(text.textbook("a.txt", Stream.of(cell)))
-        rows = health39(["甲病", *['"' + cell.replace("\n", " ") + '"'] * 8])
-        rows += read(kg.xywy, [{"name": "甲病", "cause": cell, "symptom": [cell]}])
-        assert len(rows) == 2
-    assert time.process_time() - began < 4

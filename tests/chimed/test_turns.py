@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import time
 
 import pytest
 from raw_files import jsonl, payloads, put
 
 from qilin_lib.chimed.compose import compose
-from qilin_lib.chimed.readers.stream import Reject
-from qilin_lib.chimed.readers.turns import instruction_row
 from qilin_lib.chimed.records import strings
 
 ASKED, ANSWERED, AGAIN, LAST = "头痛吃什么药？", "可以吃布洛芬。", "那要吃多久？", "一般不超过三天。"
@@ -335,25 +331,6 @@ NO_PAIR = {
 @pytest.mark.parametrize("reason, row", [(reason, row) for reason, rows in NO_PAIR.items() for row in rows])
 def test_what_is_no_pair_is_rejected_by_name(tmp_path, row, reason):
     assert messages(tmp_path, row, "dpo_zh", "dpo") == reason
-
-
-MANY = {
-    "turns of one speaker": [{"role": "user", "content": "头"}] * 100_000,
-    "empty turns": [{"role": "user", "content": ""}] * 100_000,
-    "marks": [{"role": "user", "content": "问：头\n" * 300_000}],
-    "words for nothing": [{"role": "user", "content": "头痛" + "\n<无输入>" * 300_000}],
-    "blank lines": [{"role": "user", "content": "头痛" + "\n" * 600_000 + "问：甲\n答：乙"}],
-    "brackets": [{"role": "user", "content": "<" * 1_000_000}],
-}
-
-
-@pytest.mark.parametrize("name", MANY)
-def test_any_row_is_read_in_linear_time(name):
-    row = {"messages": [*MANY[name], {"role": "assistant", "content": "休息"}]}
-    begun = time.process_time()
-    with contextlib.suppress(Reject):
-        instruction_row(row)
-    assert time.process_time() - begun < 8
 
 
 def test_a_ranked_list_is_its_best_two_or_every_pair(tmp_path):

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from qilin_lib.chimed.readers import turns
-from qilin_lib.chimed.readers.decode import Reject, json_reader, string
+from qilin_lib.chimed.readers.decode import Reject, parsed_rows, string
 from qilin_lib.chimed.readers.turns import CHAT, Turn, listed, messages, text_of
 from qilin_lib.chimed.records import Payload, Preference
 
@@ -105,4 +106,4 @@ def pairs_of(one: Payload | Reject, ranked: Ranked) -> Iterator[Payload | Reject
             yield Reject(no.reason, no.detail, one.prompt[-1])
 
 
-pairs = json_reader(pair_row)
+pairs = partial(parsed_rows, pair_row)
