@@ -126,7 +126,7 @@ def _folded(items: Sequence[Item], at_once: int = 1000) -> Iterator[Item]:
     """The items in folded letters."""
     for at in range(0, len(items), at_once):
         texts = [item[2:] for item in items[at : at + at_once]]
-        left = iter(folded([*leaves(texts)]))
+        left = iter(folded(leaves(texts)))
         for item, own in zip(items[at : at + at_once], texts, strict=True):
             yield Item(item.benchmark, item.place, *rebuilt(own, left))
 

@@ -89,7 +89,7 @@ class Rejection(NamedTuple):
 
 def strings(payload: Payload) -> list[str]:
     """Every string of a payload's text, in order. Names of graphs (`origins`) say where text is from and are none."""
-    return list(leaves(_texts(payload).values()))
+    return leaves(_texts(payload).values())
 
 
 def mapped(payload: Payload, change: Callable[[list[str]], list[str]]) -> Payload:
@@ -111,13 +111,9 @@ def _texts(payload: Payload) -> dict[str, Any]:
     return {"system": system} | values if system else values
 
 
-def leaves(value: Any) -> Iterator[str]:
+def leaves(value: Any) -> list[str]:
     """The strings in nested sequences, in order."""
-    if isinstance(value, str):
-        yield value
-        return
-    for one in value:
-        yield from leaves(one)
+    return [value] if isinstance(value, str) else [text for one in value for text in leaves(one)]
 
 
 def rebuilt(value: Any, left: Iterator[str]) -> Any:

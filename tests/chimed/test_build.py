@@ -63,7 +63,7 @@ def test_exam_questions_with_one_explanation_are_as_many_as_they_are(build_of, t
     assert (row.kept, row.duplicate) == (2, 1)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.5, 0.8, 1.0])
 def test_general_share(build_of, tiny_raw, tmp_path, share):
     made = build_of(tiny_raw, tmp_path / "out", general_share=share)
     parts = Counter(record["part"] for record in made.sft)

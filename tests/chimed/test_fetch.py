@@ -171,21 +171,17 @@ def test_files_of_the_hub_and_no_secret_in_their_record(run, far, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "path", "local"),
-    [
-        ("kg_39health", "data/disease.csv", "disease.csv"),
-        ("huatuo_encyclopedia_qa", "train_datasets.jsonl", "train_datasets.jsonl"),
-    ],
+    "name, local", [("kg_39health", "disease.csv"), ("huatuo_encyclopedia_qa", "train_datasets.jsonl")]
 )
-def test_a_cut_is_gone_on_from_at_the_same_revision(run, far, tmp_path, name, path, local):
-    far.cuts[path] = 30_000
+def test_a_cut_is_gone_on_from_at_the_same_revision(run, far, tmp_path, name, local):
+    far.cuts[local] = 30_000
     status, printed = run(name, "--yes")
     folder = tmp_path / "raw" / name
     if name == "kg_39health":  # the hub's client goes on by itself, in pieces larger than this file
         assert status == 2 and "same command again" in printed and not (folder / local).exists()
         far.revision = LATER
-        assert run(name, "--yes")[0] == 0 and far.ranges(path)[-1] == "bytes=30000-"
-    assert len(far.ranges(path)) == 2
+        assert run(name, "--yes")[0] == 0 and far.ranges(local)[-1] == "bytes=30000-"
+    assert len(far.ranges(local)) == 2
     held = record(folder)["files"][local]
     assert held["revision"] == COMMIT and sha256((folder / local).read_bytes()) == held["sha256"]
     assert files_of(folder) == {*record(folder)["files"], "fetched.json"}
@@ -230,21 +226,24 @@ def test_what_is_refused_asks_nobody(run, far, names, said):
     assert status == 2 and said in printed and not far.requests and all(name in printed for name in names[-1:])
 
 
-def test_what_cannot_be_reached_or_is_not_there_is_one_sentence(run, far):
-    del far.files[HUB]
-    far.files[GIT].pop("data/disease.csv")
-    for name in ("huatuo_encyclopedia_qa", "kg_39health"):
-        status, printed = run(name, "--yes")
-        assert status == 2 and name in printed and "Traceback" not in printed and SECRET not in printed
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
 
 
-def test_a_pointer_to_git_lfs_is_no_data(run, far, tmp_path):
-    far.files[GIT]["data/disease.csv"] = (
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
-    )
-    status, printed = run("kg_39health", "--yes")
-    assert status == 2 and "LFS" in printed and sources.BY_NAME["kg_39health"].home in printed
-    assert not (tmp_path / "raw/kg_39health/disease.csv").exists()
+@pytest.mark.parametrize(
+    "name, there, files, said",
+    [
+        ("huatuo_encyclopedia_qa", HUB, None, "huatuo_encyclopedia_qa"),
+        ("kg_39health", GIT, {"data/vocab.txt": b"x"}, "no disease.csv there any more"),
+        ("kg_39health", GIT, {"data/disease.csv": POINTER}, "only a pointer to Git LFS"),
+    ],
+)
+def test_what_is_not_there_or_no_data_is_one_sentence(run, far, tmp_path, name, there, files, said):
+    del far.files[there]
+    far.files |= {} if files is None else {there: files}
+    status, printed = run(name, "--yes")
+    assert status == 2 and said in printed and "Traceback" not in printed and SECRET not in printed
+    assert files is None or sources.BY_NAME[name].home in printed
+    assert not {"disease.csv", "train_datasets.jsonl"} & files_of(tmp_path / "raw" / name)
 
 
 @pytest.mark.parametrize("path", ["../outside.csv", "/outside.csv", "a/../../outside.csv"])

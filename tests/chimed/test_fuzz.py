@@ -113,7 +113,7 @@ def packed(file: str, raw: bytes, dice: random.Random) -> tuple[str, bytes]:
     return file, raw
 
 
-@pytest.mark.parametrize("files", [150, pytest.param(20_000, marks=pytest.mark.extended)])
+@pytest.mark.parametrize("files", [150, pytest.param(10_000, marks=pytest.mark.extended)])
 def test_no_file_makes_a_reader_fail(tmp_path, monkeypatch, files):
     dice, held = random.Random(1), sample_files()
     others = [raw for own in held.values() for _, raw in own]
