@@ -38,7 +38,6 @@ test-fast: .venv/installed
 
 test-extended: .venv/installed
 	$(PYTEST) -m extended
-	$(BIN)/python tests/fuzz/fuzz_readers.py --seconds 300
 
 lab: .venv/installed
 	$(BIN)/jupyter lab notebooks

@@ -59,14 +59,13 @@ def build(stage: Stage, show: Say | None = None) -> dict[str, Any]:
 def build_sets(params: Build, raw_dir: Path, out_dir: Path, progress: Say = print) -> Ledger:
     """Build the four sets in `out_dir` from `raw_dir`; returns the checked ledger.
 
-    QilinError: an unknown or missing source, an unknown licence, a raw folder without any source, a disk without
+    QilinError: a missing source, an unknown licence, a raw folder without any source, a disk without
     room, or a ledger that does not balance.
     """
     raw_dir, out_dir = Path(raw_dir), Path(out_dir)
     chosen = chosen_sources(params, raw_dir)
     ledger = Ledger(unread=sources.all_unread(raw_dir))
     with files.naming(out_dir), Pool(params.workers) as pool:
-        pool.start(batches.__name__)
         work = work_dir(params, raw_dir, out_dir)
         dropped_items = index_benchmarks(raw_dir, ledger, work, progress)
         tasks = read_batches(params, chosen, raw_dir, work, progress, ledger.notes)
@@ -100,11 +99,9 @@ def work_dir(params: Build, raw_dir: Path, out_dir: Path) -> Path:
 
 
 def chosen_sources(params: Build, raw_dir: Path) -> list[Source]:
-    """The training sources to read, in registry order; QilinError: an unknown name or licence, nothing to read."""
+    """The training sources to read, in registry order; QilinError: none, a missing one, an unknown licence."""
     state = sources.inventory(raw_dir)
     for name in params.sources or ():
-        if name not in sources.BY_NAME:
-            raise QilinError(f"sources: '{name}' is no source{nearest(name, sources.BY_NAME)}")
         if state[name] == "missing":
             raise QilinError(f"sources: {raw_dir / name} does not exist; get it from {sources.BY_NAME[name].home}")
         if state[name] != "present":

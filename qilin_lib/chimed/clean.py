@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 from collections.abc import Callable
 from functools import partial
@@ -31,6 +32,8 @@ _LETTER_TAG = re.compile(rf"<(/?)([abiusq]){_ATTRIBUTES}>", re.IGNORECASE)
 # Any number of times escaped: "&amp;amp;lt;".
 _AND = r"&(?:(?:amp|#0{0,9}38|#[xX]0{0,9}26);)*"
 _ENTITY = re.compile(_AND + r"(#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[A-Za-z][A-Za-z0-9]{1,31});")
+# Of a text that was made JSON twice.
+_ESCAPES = re.compile(r"(?<!\\)(?:\\u[0-9a-fA-F]{4})+")
 # Forms of broken pages: a full-width mark or none where ";" belongs, a number without "#".
 _BROKEN_ENTITY = re.compile(
     rf"{_AND}(?:(#\d{{2,7}}|#[xX][0-9a-fA-F]{{2,6}}|[A-Za-z][A-Za-z0-9]{{1,31}})；"
@@ -42,22 +45,22 @@ _REPEATED = re.compile(r"([！？，、；：～~!?,;])\1{2,}")
 _DOTS = re.compile(r"…*(?:。{3,}|…{3,}|\.{4,})[。…]*")
 _STOPS = "，。、；：！？,; "
 # A general text that speaks of markup means its entities.
-_MARKUP = re.compile(r"<[A-Za-z/!]|`|html|xml|实体|转义", re.IGNORECASE)
+_MARKUP = re.compile(r"<[A-Za-z/!]|`|html|xml|json|unicode|实体|转义|编码", re.IGNORECASE)
 _PASSES = 8
 
 
 def clean(text: str) -> str:
     """Clean medical text; what is clean stays as it is. Time is linear.
 
-    NFC; entities resolved; no control characters, HTML, remnants of scripts or "[详细]"; an exponent in <sup> is
-    "^9"; full-width letters and digits half-width; a literal "\\n" a newline; single spaces, at most one blank line; no
-    stop at the beginning.
+    NFC; entities and a literal "\\u60a3" resolved; no control characters, HTML, remnants of scripts or "[详细]"; an
+    exponent in <sup> is "^9"; full-width letters and digits half-width; a literal "\\n" a newline; single spaces, at
+    most one blank line; no stop at the beginning.
     """
     return _settled(text, _medical)
 
 
 def clean_general(text: str) -> str:
-    """General-domain text: NFC, no control characters, and entities resolved in a text that speaks of no markup.
+    """General-domain text: NFC, no control characters, entities and escapes resolved where it speaks of no markup.
 
     Its tags, dots and indentation may be code.
     """
@@ -95,8 +98,8 @@ def _medical(text: str) -> str:
 
 def _general(text: str) -> str:
     text = _no_controls(normalize("NFC", text))
-    if "&" in text and not _MARKUP.search(text):
-        text = _no_controls(_ENTITY.sub(_character, text))
+    if ("&" in text or "\\u" in text) and not _MARKUP.search(text):
+        text = _no_controls(_ENTITY.sub(_character, _ESCAPES.sub(_escaped, text)))
     return _few_blank_lines(text)
 
 
@@ -114,6 +117,11 @@ def _character(found: re.Match[str]) -> str:
     if not name.startswith("#") and f"{name};" not in html5:
         return found[0]
     return html.unescape(f"&{name};").replace("\ufffd", "")
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """What escapes stand for; U+FFFD, which costs the record, for one half of a pair."""
+    return json.loads(f'"{found[0]}"').encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _no_elements(text: str) -> str:
@@ -145,6 +153,7 @@ def _replace(pattern: str, new: str | Callable[[re.Match[str]], str]) -> Callabl
 
 # What a text with one of _RARE goes through: (a mark without which the step finds nothing, the step).
 _STEPS: list[tuple[str, Callable[[str], str]]] = [
+    ("\\u", partial(_ESCAPES.sub, _escaped)),
     ("&", partial(_ENTITY.sub, _character)),
     ("&", partial(_BROKEN_ENTITY.sub, _character)),
     ("", _no_controls),

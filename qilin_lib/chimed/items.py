@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.letters import HARD, NUMBERS, SOFT, folded, impolite
-from qilin_lib.chimed.records import Dialogue, Exam, Record
+from qilin_lib.chimed.records import Dialogue, Exam, Record, leaves, rebuilt
 from qilin_lib.chimed.shingles import gram_set
 from qilin_lib.chimed.sources import REGISTRY, units
 
@@ -55,9 +55,6 @@ class Item(NamedTuple):
     filled: tuple[str, ...] = ()
     turns: tuple[str, ...] = ()
     wordings: tuple[str, ...] = ()
-
-
-_TEXTS = Item._fields[2:]
 
 
 class Probe(NamedTuple):
@@ -128,11 +125,10 @@ def probes(items: Sequence[Item]) -> list[Probe]:
 def _folded(items: Sequence[Item], at_once: int = 1000) -> Iterator[Item]:
     """The items in folded letters."""
     for at in range(0, len(items), at_once):
-        rows = [[getattr(item, name) for name in _TEXTS] for item in items[at : at + at_once]]
-        left = iter(folded([text for row in rows for one in row for text in ([one] if isinstance(one, str) else one)]))
-        for item, row in zip(items[at : at + at_once], rows, strict=True):
-            own = [next(left) if isinstance(one, str) else tuple([next(left) for _ in one]) for one in row]
-            yield Item(item.benchmark, item.place, *own)
+        texts = [item[2:] for item in items[at : at + at_once]]
+        left = iter(folded(leaves(texts)))
+        for item, own in zip(items[at : at + at_once], texts, strict=True):
+            yield Item(item.benchmark, item.place, *rebuilt(own, left))
 
 
 def _of_exam(item: Item, pieces: Sequence[str], sets: int) -> list[tuple]:

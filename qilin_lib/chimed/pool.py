@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import multiprocessing
 import os
 import signal
@@ -37,11 +36,6 @@ class Pool:
     def __exit__(self, *_: object) -> None:
         if self._executor is not None:
             self._executor.shutdown(cancel_futures=True)
-
-    def start(self, module: str) -> None:
-        """Let the processes start and import `module`, while other work goes on here."""
-        for _ in range(self.workers if self._executor else 0):
-            self._executor.submit(importlib.import_module, module)
 
     def map(self, function: Callable[..., Any], arguments: Iterable[tuple]) -> Iterator[Any]:
         """`function(*argument)` for each argument, in order. Only a few are in flight, so memory stays flat."""

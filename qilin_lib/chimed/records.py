@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 
 class Passage(NamedTuple):
@@ -87,44 +87,38 @@ class Rejection(NamedTuple):
     note: bool = False
 
 
+def strings(payload: Payload) -> list[str]:
+    """Every string of a payload's text, in order. Names of graphs (`origins`) say where text is from and are none."""
+    return leaves(_texts(payload).values())
+
+
 def mapped(payload: Payload, change: Callable[[list[str]], list[str]]) -> Payload:
     """The same payload with its text changed: `change` gets all its `strings` and returns as many in their order."""
     old = strings(payload)
     new = change(old)
     if new == old:
         return payload
-    match payload:
-        case Dialogue(_, system):
-            return Dialogue(tuple(new[bool(system) :]), new[0] if system else "")
-        case Passage():
-            return Passage(*new)
-        case Exam():
-            pairs = tuple(zip(new[1:-2:2], new[2:-2:2], strict=True))
-            return Exam(new[0], pairs, new[-2], new[-1])
-        case Disease(_, features, origins):
-            left = iter(new)
-            name = next(left)
-            said = tuple([(next(left), tuple([next(left) for _ in values])) for _, values in features])
-            return Disease(name, said, origins)
-        case Preference(prompt, _, _, system):
-            first, last = bool(system), bool(system) + len(prompt)
-            chosen, rejected, *others = new[last:]
-            return Preference(tuple(new[first:last]), chosen, rejected, new[0] if system else "", tuple(others))
+    texts, left = _texts(payload), iter(new)
+    return payload._replace(**{name: rebuilt(value, left) for name, value in texts.items()})
 
 
-def strings(payload: Payload) -> list[str]:
-    """Every string of a payload's text, in order. Names of graphs (`origins`) say where text is from and are none."""
-    match payload:
-        case Dialogue(turns, system):
-            return [system, *turns] if system else list(turns)
-        case Passage(title, body):
-            return [title, body]
-        case Exam(question, options, answer, explanation):
-            return [question, *(part for option in options for part in option), answer, explanation]
-        case Disease(name, features):
-            return [name, *(part for heading, values in features for part in (heading, *values))]
-        case Preference(prompt, chosen, rejected, system, others):
-            return [*filter(None, [system]), *prompt, chosen, rejected, *others]
+def _texts(payload: Payload) -> dict[str, Any]:
+    """The fields that hold a payload's text, in its order, without a system text that is empty."""
+    values = payload._asdict()
+    system = values.pop("system", "")
+    for name in ("wordings", "origins"):
+        values.pop(name, None)
+    return {"system": system} | values if system else values
+
+
+def leaves(value: Any) -> list[str]:
+    """The strings in nested sequences, in order."""
+    return [value] if isinstance(value, str) else [text for one in value for text in leaves(one)]
+
+
+def rebuilt(value: Any, left: Iterator[str]) -> Any:
+    """Nested sequences as tuples, with the next one of `left` in the place of each string."""
+    return next(left) if isinstance(value, str) else tuple([rebuilt(one, left) for one in value])
 
 
 def content(payload: Payload) -> str:

@@ -241,10 +241,10 @@ def overview(raw_dir: Path) -> Iterator[str]:
             yield f"{'':12}  get it: {source.home}"
 
 
-def listed(reasons: dict[str, str], most: int = 5) -> str:
-    """The first files with the reason why each is not read, and how many more there are."""
-    first = "; ".join(f"{file} ({reasons[file]})" for file in list(reasons)[:most])
-    return f"{first}; and {len(reasons) - most} more" if len(reasons) > most else first
+def listed(reasons: dict[str, str]) -> str:
+    """The first five files with the reason why each is not read, and how many more there are."""
+    first = "; ".join(f"{file} ({why})" for file, why in list(reasons.items())[:5])
+    return f"{first}; and {len(reasons) - 5} more" if len(reasons) > 5 else first
 
 
 def main(arguments: list[str]) -> int:

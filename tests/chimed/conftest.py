@@ -1,4 +1,4 @@
-"""Shared by the tests of chimed: a tiny raw folder with one flaw of each kind, and default parameters."""
+"""Shared by the tests of chimed: a tiny raw folder with one flaw of each kind, and a build of a raw folder."""
 
 from __future__ import annotations
 
@@ -9,30 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from raw_files import jsonl, put
+from raw_files import LEAK, jsonl, put, settings, talk
 
+from qilin_lib import files
 from qilin_lib.chimed.build import build_sets
-
-DEFAULTS = {
-    "sources": None,
-    "exclude_licences": [],
-    "near_dup_threshold": 0.7,
-    "near_dup_ngram": 5,
-    "exact_substrings": "remove",
-    "exact_substring_length": 75,
-    "workers": 1,
-    "decontaminate": True,
-    "contamination_share": 0.6,
-    "heldout_share_cpt": 0.03,
-    "heldout_share_sft": 0.03,
-    "heldout_share_dpo": 0.15,
-    "heldout_share_general": 0.03,
-    "general_share": None,
-    "ranked_answers": "best_two",
-    "max_records_per_source": None,
-    "seed": 42,
-    "min_chars": 8,
-}
 
 DISEASES = {
     "哮喘": "反复发作的喘息、气急和胸闷，夜间和清晨加重，吸入糖皮质激素是控制炎症的基础。",
@@ -44,22 +24,21 @@ DISEASES = {
 }
 
 
-@pytest.fixture
-def params():
-    """Default build parameters; a test changes the attribute it is about."""
-    return SimpleNamespace(**DEFAULTS)
-
-
 @pytest.fixture(scope="session")
 def build_of() -> Callable[..., SimpleNamespace]:
-    """A function of raw folder, output folder and changed parameters: the sets, dropped lines and ledger of a build."""
+    """A function of raw folder, output folder and changed parameters: the sets, dropped lines and ledger of a build.
+
+    `rows` of what it returns is {(source, set): the ledger's row}.
+    """
 
     def build(raw: Path, out: Path, **changed: Any) -> SimpleNamespace:
-        build_sets(SimpleNamespace(**DEFAULTS | changed), raw, out, progress=lambda line: None)
-        names = ("cpt", "sft", "dpo", "general", "dropped")
-        lines = {name: (out / f"{name}.jsonl").read_text(encoding="utf-8").splitlines() for name in names}
-        ledger = json.loads((out / "ledger.json").read_text(encoding="utf-8"))
-        return SimpleNamespace(raw=raw, ledger=ledger, **{name: [*map(json.loads, own)] for name, own in lines.items()})
+        build_sets(settings(**changed), raw, out, progress=lambda line: None)
+        sets = {
+            name: [*files.read_jsonl(out / f"{name}.jsonl")] for name in ("cpt", "sft", "dpo", "general", "dropped")
+        }
+        ledger = files.read_json(out / "ledger.json")
+        rows = {(row["source"], row["set"]): SimpleNamespace(**row) for row in ledger["sources"]}
+        return SimpleNamespace(raw=raw, ledger=ledger, rows=rows, **sets)
 
     return build
 
@@ -71,49 +50,29 @@ def tiny_raw(tmp_path):
     A broken JSON line, an empty answer, a duplicate across sources, a leak, a telephone number.
     """
     pairs = [{"questions": [[f"{name}有什么表现，平时怎么治？"]], "answers": [text]} for name, text in DISEASES.items()]
-    chats = [
-        {
-            "conversations": [
-                {"from": "input", "value": f"我好像得了{name}，要紧吗？"},
-                {"from": "output", "value": f"先不要紧张。{text}"},
-            ]
-        }
+    chats = [talk(f"我好像得了{name}，要紧吗？", f"先不要紧张。{text}") for name, text in DISEASES.items()]
+    chats.append({"conversations": [{"from": "input", "value": "在吗？"}]})
+    leak = {"questions": [[LEAK]], "answers": ["应该考虑支气管肺炎。"]}
+    copy = talk(pairs[0]["questions"][0][0], pairs[0]["answers"][0] + "祝好")
+    phone = "asthma,喘得厉害怎么办？,我住得远，电话13912345678，夜里喘得睡不着觉。,请尽快到急诊吸入支气管扩张剂。\n"
+    ranked = [
+        {"question": f"{name}怎么办？", "response_chosen": text, "response_rejected": "不知道。"}
         for name, text in DISEASES.items()
     ]
-    leak = {
-        "questions": [["患儿咳嗽三天伴发热，听诊双肺有湿啰音，最可能的诊断是"]],
-        "answers": ["应该考虑支气管肺炎。"],
-    }
-    phone = "asthma,喘得厉害怎么办？,我住得远，电话13912345678，夜里喘得睡不着觉。,请尽快到急诊吸入支气管扩张剂。\n"
     general = [
         {"instruction": f"请用{n}句话介绍第{n}个季节的风景。", "input": "", "output": "山水" * n + "很美，游人如织。"}
         for n in range(2, 9)
     ]
+    exam = f'{LEAK},"A 支气管肺炎\nB 哮喘",A,湿啰音提示肺炎。\n一道没有选项的题,,A,无\n'
     return put(
         tmp_path / "raw",
         {
             "huatuo_encyclopedia_qa/train_datasets.jsonl": jsonl([*pairs, '{"questions": [["断了', leak]),
-            "cmd/cmd.jsonl": jsonl([*chats, {"conversations": [{"from": "input", "value": "在吗？"}]}]),
-            "medicalgpt_sft/a.jsonl": jsonl(
-                [
-                    {
-                        "conversations": [
-                            {"from": "human", "value": pairs[0]["questions"][0][0]},
-                            {"from": "gpt", "value": pairs[0]["answers"][0] + "祝好"},
-                        ]
-                    }
-                ]
-            ),
+            "cmd/cmd.jsonl": jsonl(chats),
+            "medicalgpt_sft/a.jsonl": jsonl([copy]),
             "toyhom_dialogue/内科/a.csv": ("department,title,ask,answer\n" + phone).encode("gb18030"),
-            "medicalgpt_reward/train.json": jsonl(
-                [
-                    {"question": f"{name}怎么办？", "response_chosen": text, "response_rejected": "不知道。"}
-                    for name, text in DISEASES.items()
-                ]
-            ),
+            "medicalgpt_reward/train.json": jsonl(ranked),
             "general_zh/alpaca.json": json.dumps(general, ensure_ascii=False),
-            "cmexam/test.csv": "\ufeffQuestion,Options,Answer,Explanation\n"
-            '患儿咳嗽三天伴发热，听诊双肺有湿啰音，最可能的诊断是,"A 支气管肺炎\nB 哮喘",A,湿啰音提示肺炎。\n'
-            "一道没有选项的题,,A,无\n",
+            "cmexam/test.csv": "\ufeffQuestion,Options,Answer,Explanation\n" + exam,
         },
     )

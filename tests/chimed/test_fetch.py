@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -19,9 +18,8 @@ from qilin_lib.chimed import fetch, sources
 
 COMMIT, LATER = "c0ffee" * 6 + "beef", "decade" * 6 + "cafe"
 GRAPH = b"name,alias\r\n" + "感冒 [详细],伤风\r\n".encode("gb18030") * 4000
-PAIRS = (
-    json.dumps({"questions": [["感冒怎么办？"]], "answers": ["多休息，多喝水。"]}, ensure_ascii=False) + "\n"
-) * 3000
+PAIRS = b'{"questions": [["q?"]], "answers": ["Rest, and drink."]}\n' * 3000
+GIT, HUB = "zhihao-chen/QASystemOnMedicalGraph", "FreedomIntelligence/huatuo_encyclopedia_qa"
 SECRET = "hf_aSecretThatNoFileMayHold"
 
 
@@ -31,16 +29,8 @@ class Far:
     def __init__(self) -> None:
         self.revision = COMMIT
         self.files: dict[str, dict[str, bytes]] = {
-            "zhihao-chen/QASystemOnMedicalGraph": {
-                "data/disease.csv": GRAPH,
-                "data/vocab.txt": b"x",
-                "a/disease.csv": b"x",
-            },
-            "FreedomIntelligence/huatuo_encyclopedia_qa": {
-                "train_datasets.jsonl": PAIRS.encode(),
-                "test_datasets.jsonl": PAIRS[:200].encode(),
-                "README.md": b"x",
-            },
+            GIT: {"data/disease.csv": GRAPH, "data/vocab.txt": b"x", "a/disease.csv": b"x"},
+            HUB: {"train_datasets.jsonl": PAIRS, "test_datasets.jsonl": PAIRS[:200], "README.md": b"x"},
             "Toyhom/Chinese-medical-dialogue-data": {
                 "Data_数据/IM_内科/内科 1.csv": GRAPH,
                 "Data_数据/IM_内科/x.py": b"x",
@@ -52,6 +42,30 @@ class Far:
 
     def ranges(self, name: str) -> list[str]:
         return [asked for method, path, asked in self.requests if method == "GET" and path.endswith(name)]
+
+    def content(self, path: str) -> bytes | None:
+        """What lies at an address; None: nothing."""
+        match path.strip("/").split("/"):
+            case ["repos", _, _, "commits", "HEAD"]:
+                return json.dumps({"sha": self.revision}).encode()
+            case ["repos", owner, name, *_]:
+                files = self.files[f"{owner}/{name}"].items()
+                tree = [{"path": p, "type": "blob", "size": len(c), "sha": git_sha1(c)} for p, c in files]
+                return json.dumps({"tree": [{"path": "data", "type": "tree"}, *tree], "truncated": False}).encode()
+            case ["api", "datasets", owner, name, *_] if f"{owner}/{name}" in self.files:
+                files = self.files[f"{owner}/{name}"].items()
+                siblings = [{"rfilename": p, "size": len(c), "blobId": git_sha1(c), "lfs": lfs(p, c)} for p, c in files]
+                return json.dumps({"id": name, "sha": self.revision, "siblings": siblings}).encode()
+            case ["datasets", owner, name, "resolve", revision, *place] | [owner, name, revision, *place]:
+                file = "/".join(place)
+                content = self.files.get(f"{owner}/{name}", {}).get(file) if revision == COMMIT else None
+                return content[:-1] + b"?" if file in self.damaged else content
+        return None
+
+
+def lfs(path: str, content: bytes) -> dict | None:
+    """What the hub says of a large file, which the training files are."""
+    return {"sha256": sha256(content), "size": len(content), "pointerSize": 1} if path.startswith("train") else None
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -65,58 +79,20 @@ class Handler(BaseHTTPRequestHandler):
         self.do_GET()
 
     def do_GET(self) -> None:
-        path = unquote(urlsplit(self.path).path)
-        self.far.requests.append((self.command, path, self.headers.get("Range", "")))
-        parts = path.strip("/").split("/")
-        if parts[0] == "repos":
-            self.github("/".join(parts[1:3]), parts[3:])
-        elif parts[:2] == ["api", "datasets"]:
-            self.hub("/".join(parts[2:4]))
-        elif parts[0] == "datasets":
-            self.file("/".join(parts[1:3]), parts[4], "/".join(parts[5:]))
-        else:
-            self.file("/".join(parts[:2]), parts[2], "/".join(parts[3:]))
-
-    def github(self, name: str, words: list[str]) -> None:
-        if words == ["commits", "HEAD"]:
-            return self.answer(json.dumps({"sha": self.far.revision}).encode())
-        files = self.far.files.get(name, {})
-        tree = [{"path": p, "type": "blob", "size": len(c), "sha": git_sha1(c)} for p, c in files.items()]
-        self.answer(json.dumps({"tree": [{"path": "data", "type": "tree"}, *tree], "truncated": False}).encode())
-
-    def hub(self, name: str) -> None:
-        if name not in self.far.files:
-            return self.answer(b"{}", 404)
-        siblings = [
-            {"rfilename": p, "size": len(c), "blobId": git_sha1(c)}
-            | ({"lfs": {"sha256": sha256(c), "size": len(c), "pointerSize": 1}} if p.startswith("train") else {})
-            for p, c in self.far.files[name].items()
-        ]
-        self.answer(json.dumps({"id": name, "sha": self.far.revision, "siblings": siblings}).encode())
-
-    def file(self, name: str, revision: str, path: str) -> None:
-        content = self.far.files.get(name, {}).get(path)
-        if content is None or revision != COMMIT:
-            return self.answer(b"", 404)
-        if path in self.far.damaged:
-            content = content[:-1] + b"?"
-        given = re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        self.answer(
-            content,
-            206 if given else 200,
-            int(given[1]) if given else 0,
-            self.far.cuts.pop(path, None) if self.command == "GET" else None,
-        )
-
-    def answer(self, content: bytes, status: int = 200, start: int = 0, cut: int | None = None) -> None:
-        self.send_response(status)
-        headers = {"ETag": f'"{git_sha1(content)}"', "X-Repo-Commit": COMMIT, "Content-Length": len(content) - start}
+        path, asked = unquote(urlsplit(self.path).path), self.headers.get("Range", "")
+        self.far.requests.append((self.command, path, asked))
+        found = self.far.content(path)
+        whole = found or b""
+        content = whole[int(asked[6:-1]) :] if asked else whole
+        self.send_response(404 if found is None else 206 if asked else 200)
+        headers = {"ETag": f'"{git_sha1(whole)}"', "X-Repo-Commit": COMMIT, "Content-Length": len(content)}
         for name, value in headers.items():
             self.send_header(name, str(value))
         self.end_headers()
         if self.command == "GET":
-            self.wfile.write(content[start:][:cut])
-        self.close_connection = cut is not None
+            cut = next((self.far.cuts.pop(file) for file in [*self.far.cuts] if path.endswith(file)), None)
+            self.wfile.write(content[:cut])
+            self.close_connection = cut is not None
 
 
 def git_sha1(content: bytes) -> str:
@@ -179,7 +155,7 @@ def test_files_of_a_git_repository_and_their_record(run, far, tmp_path):
     held = record(raw / "kg_39health")
     assert held["licence"] == sources.BY_NAME["kg_39health"].licence
     assert held["files"]["disease.csv"] | {"blob": ""} == {
-        "repository": "github:zhihao-chen/QASystemOnMedicalGraph", "revision": COMMIT, "path": "data/disease.csv",
+        "repository": f"github:{GIT}", "revision": COMMIT, "path": "data/disease.csv",
         "bytes": len(GRAPH), "sha256": sha256(GRAPH), "blob": "",
     }  # fmt: skip
 
@@ -187,29 +163,25 @@ def test_files_of_a_git_repository_and_their_record(run, far, tmp_path):
 def test_files_of_the_hub_and_no_secret_in_their_record(run, far, tmp_path):
     status, printed = run("huatuo_encyclopedia_qa", "--yes")
     folder = tmp_path / "raw" / "huatuo_encyclopedia_qa"
-    assert status == 0 and (folder / "train_datasets.jsonl").read_text(encoding="utf-8") == PAIRS
+    assert status == 0 and (folder / "train_datasets.jsonl").read_bytes() == PAIRS
     assert files_of(folder) == {"train_datasets.jsonl", "test_datasets.jsonl", "fetched.json"}
     held = record(folder)["files"]["train_datasets.jsonl"]
-    assert held["revision"] == COMMIT and held["sha256"] == held["blob"] == sha256(PAIRS.encode())
+    assert held["revision"] == COMMIT and held["sha256"] == held["blob"] == sha256(PAIRS)
     assert SECRET not in (folder / "fetched.json").read_text(encoding="utf-8") + printed
 
 
 @pytest.mark.parametrize(
-    ("name", "path", "local"),
-    [
-        ("kg_39health", "data/disease.csv", "disease.csv"),
-        ("huatuo_encyclopedia_qa", "train_datasets.jsonl", "train_datasets.jsonl"),
-    ],
+    "name, local", [("kg_39health", "disease.csv"), ("huatuo_encyclopedia_qa", "train_datasets.jsonl")]
 )
-def test_a_cut_is_gone_on_from_at_the_same_revision(run, far, tmp_path, name, path, local):
-    far.cuts[path] = 30_000
+def test_a_cut_is_gone_on_from_at_the_same_revision(run, far, tmp_path, name, local):
+    far.cuts[local] = 30_000
     status, printed = run(name, "--yes")
     folder = tmp_path / "raw" / name
     if name == "kg_39health":  # the hub's client goes on by itself, in pieces larger than this file
         assert status == 2 and "same command again" in printed and not (folder / local).exists()
         far.revision = LATER
-        assert run(name, "--yes")[0] == 0 and far.ranges(path)[-1] == "bytes=30000-"
-    assert len(far.ranges(path)) == 2
+        assert run(name, "--yes")[0] == 0 and far.ranges(local)[-1] == "bytes=30000-"
+    assert len(far.ranges(local)) == 2
     held = record(folder)["files"][local]
     assert held["revision"] == COMMIT and sha256((folder / local).read_bytes()) == held["sha256"]
     assert files_of(folder) == {*record(folder)["files"], "fetched.json"}
@@ -254,21 +226,24 @@ def test_what_is_refused_asks_nobody(run, far, names, said):
     assert status == 2 and said in printed and not far.requests and all(name in printed for name in names[-1:])
 
 
-def test_what_cannot_be_reached_or_is_not_there_is_one_sentence(run, far):
-    del far.files["FreedomIntelligence/huatuo_encyclopedia_qa"]
-    far.files["zhihao-chen/QASystemOnMedicalGraph"].pop("data/disease.csv")
-    for name in ("huatuo_encyclopedia_qa", "kg_39health"):
-        status, printed = run(name, "--yes")
-        assert status == 2 and name in printed and "Traceback" not in printed and SECRET not in printed
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
 
 
-def test_a_pointer_to_git_lfs_is_no_data(run, far, tmp_path):
-    far.files["zhihao-chen/QASystemOnMedicalGraph"]["data/disease.csv"] = (
-        b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 9\n"
-    )
-    status, printed = run("kg_39health", "--yes")
-    assert status == 2 and "LFS" in printed and sources.BY_NAME["kg_39health"].home in printed
-    assert not (tmp_path / "raw/kg_39health/disease.csv").exists()
+@pytest.mark.parametrize(
+    "name, there, files, said",
+    [
+        ("huatuo_encyclopedia_qa", HUB, None, "huatuo_encyclopedia_qa"),
+        ("kg_39health", GIT, {"data/vocab.txt": b"x"}, "no disease.csv there any more"),
+        ("kg_39health", GIT, {"data/disease.csv": POINTER}, "only a pointer to Git LFS"),
+    ],
+)
+def test_what_is_not_there_or_no_data_is_one_sentence(run, far, tmp_path, name, there, files, said):
+    del far.files[there]
+    far.files |= {} if files is None else {there: files}
+    status, printed = run(name, "--yes")
+    assert status == 2 and said in printed and "Traceback" not in printed and SECRET not in printed
+    assert files is None or sources.BY_NAME[name].home in printed
+    assert not {"disease.csv", "train_datasets.jsonl"} & files_of(tmp_path / "raw" / name)
 
 
 @pytest.mark.parametrize("path", ["../outside.csv", "/outside.csv", "a/../../outside.csv"])

@@ -7,6 +7,7 @@ Books become passages: there, the files, the entries and every character of the 
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import os
@@ -33,25 +34,17 @@ def blank(value):
 
 
 def json_rows(path):
-    with open(path, encoding="utf-8-sig") as handle:
-        if handle.read(1) == "[":
-            handle.seek(0)
-            return json.load(handle)
-        handle.seek(0)
-        return [json.loads(line) for line in handle if line.strip()]
+    text = path.read_text(encoding="utf-8-sig")
+    return json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.split("\n") if line.strip()]
 
 
 def csv_rows(path):
-    with open(path, encoding="utf-8-sig" if is_utf8(path) else "gb18030", newline="") as handle:
-        return list(csv.DictReader(handle))
-
-
-def is_utf8(path):
+    raw = path.read_bytes()
     try:
-        path.read_text(encoding="utf-8")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
-        return False
-    return True
+        text = raw.decode("gb18030")
+    return list(csv.DictReader(io.StringIO(text, newline="")))
 
 
 def leaf(value):
@@ -72,6 +65,11 @@ def voices(text):
     lines = [line.strip().replace("：", ":") for line in re.split(r"[\n。？！?!]", text)]
     sides = [("病人:", "患者:", "问:", "Human:", "User:"), ("医生:", "答:", "Assistant:")]
     return not lines[0].startswith(sides[0]) and all(any(line.startswith(names) for line in lines) for names in sides)
+
+
+def instruction(row):
+    asked, answer = row["instruction"], row["output"]
+    return blank(asked) or blank(answer) or voices(f"{asked}\n{answer}")
 
 
 def pair(chosen, rejected, asked=()):
@@ -97,20 +95,8 @@ RULES = {
         lambda row: blank(row["medical_case"]) or blank(row["doctor_diagnosis"]) or voices(row["medical_case"]),
     ),
     "medicalgpt_sft": ("*.jsonl", json_rows, talk),
-    "cmtmedqa": (
-        "*.json",
-        json_rows,
-        lambda row: blank(row.get("instruction") or row.get("instruct")) or blank(row["output"]),
-    ),
-    "general_zh": (
-        "*.json*",
-        json_rows,
-        lambda row: (
-            talk(row)
-            if "conversations" in row
-            else blank(row["output"]) or voices(row["instruction"] + "\n" + row["output"])
-        ),
-    ),
+    "cmtmedqa": ("*.json", json_rows, lambda row: instruction({"instruction": row.get("instruct")} | row)),
+    "general_zh": ("*.json*", json_rows, lambda row: talk(row) if "conversations" in row else instruction(row)),
     "medicalgpt_reward": ("*.json", json_rows, lambda row: pair(row["response_chosen"], row["response_rejected"])),
     "dpo_zh": (
         "*.jsonl",

@@ -63,7 +63,7 @@ def test_sample_feeds_every_set_and_table_row_and_holds_out_the_share(built):
     rows = {row["table_row"] for row in built.ledger["sources"]}
     assert {"CMD", "CMExam", "MedQA-textbooks", "Xywy-KG", "Zhongjing_rlhf"} <= rows
     for name in SETS:
-        splits, share = [line["split"] for line in getattr(built, name)], 0.15 if name == "dpo" else 0.03
+        splits, share = [line["split"] for line in getattr(built, name)], 0.2 if name == "dpo" else 0.04
         # Drawn one by one: within four standard deviations of a binomial.
         assert abs(splits.count("heldout") - share * len(splits)) < 4 * (share * (1 - share) * len(splits)) ** 0.5
         assert len(splits) > 30

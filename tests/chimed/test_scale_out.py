@@ -7,10 +7,9 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from conftest import DEFAULTS
+from raw_files import settings
 
 from qilin_lib.chimed import build
 from qilin_lib.chimed.build import build_sets
@@ -30,8 +29,8 @@ def scale_out():
     return module
 
 
-def run_of(raw: Path, out: Path, **changed):
-    return scale_out().Run(SimpleNamespace(**DEFAULTS | changed), raw, out)
+def run_of(raw: Path, out: Path):
+    return scale_out().Run(settings(), raw, out)
 
 
 def same_files(one: Path, other: Path) -> None:
@@ -41,7 +40,7 @@ def same_files(one: Path, other: Path) -> None:
 
 def test_local_writes_what_a_build_writes_and_nothing_twice(tiny_raw, tmp_path, monkeypatch):
     monkeypatch.setattr(build, "BATCH_UNITS", 2)
-    build_sets(SimpleNamespace(**DEFAULTS), tiny_raw, tmp_path / "alone", lambda line: None)
+    build_sets(settings(), tiny_raw, tmp_path / "alone", lambda line: None)
     run = run_of(tiny_raw, tmp_path / "shared")
     made = scale_out().pipeline(run, 3, "local", workers=1)
     assert [executor.tasks for executor in made] == [*STAGES.values()]
@@ -60,10 +59,8 @@ def test_the_command_runs_its_stages_in_processes(tiny_raw, tmp_path):
     given = ["--tasks=2", "--set", "workers=2", "--param", "near_dup_threshold=0.9", "--param", "workers=2"]
     done = subprocess.run([*command, *given], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    from qilin_lib import params
-
-    loaded = params.load("01_build_chimed", {"near_dup_threshold": 0.9, "workers": 1})
-    build_sets(loaded, tiny_raw, tmp_path / "alone", lambda line: None)
+    alone = settings(near_dup_threshold=0.9, max_records_per_source=1500)
+    build_sets(alone, tiny_raw, tmp_path / "alone", lambda line: None)
     same_files(tmp_path / "alone", tmp_path / "shared")
     assert subprocess.run([*command, "--executor=slrum"], capture_output=True, text=True).returncode == 2
 
@@ -80,13 +77,8 @@ def test_slurm_submits_a_job_a_stage_that_waits_for_the_one_before(tiny_raw, tmp
     )
     sbatch.chmod(sbatch.stat().st_mode | stat.S_IXUSR)
     monkeypatch.setenv("PATH", f"{sbatch.parent}{os.pathsep}{os.environ['PATH']}")
-    options = {
-        "partition": "cpu",
-        "time": "04:00:00",
-        "mem_per_cpu_gb": 6,
-        "workers": 50,
-        "sbatch_args": {"account": "x"},
-    }
+    options = {"partition": "cpu", "time": "04:00:00", "mem_per_cpu_gb": 6, "workers": 50}
+    options["sbatch_args"] = {"account": "x"}
     run = run_of(tiny_raw, tmp_path / "shared")
     made = scale_out().pipeline(run, 3, "slurm", **options)
     made[-1].run()

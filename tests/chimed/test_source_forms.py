@@ -44,91 +44,26 @@ def test_huatuo_files_hold_nested_question_lists(tmp_path, name, row, what):
     assert read(tmp_path, name, {file: jsonl([row])}) == [(file, 1, what)]
 
 
-def test_medqa_textbooks_are_read_once(tmp_path):
-    book = "肺炎是肺实质的炎症。\n"
-    found = read(
-        tmp_path,
-        "medqa_textbooks",
-        {
-            "textbooks/zh_paragraph/内科学.txt": book,
-            "textbooks/zh_paragraph/all_books.txt": book * 3,
-            "textbooks/zh_sentence/内科学.txt": book,
-            "textbooks/en/Anatomy_Gray.txt": "The body\n",
-        },
-    )
-    assert [(file.split("/")[-2:], what) for file, _, what in found] == [
-        (["en", "Anatomy_Gray.txt"], "not one of the books"),
-        (["zh_paragraph", "all_books.txt"], "not one of the books"),
-        (["zh_paragraph", "内科学.txt"], Passage("内科学", book.strip())),
-        (["zh_sentence", "内科学.txt"], "not one of the books"),
-    ]
-
-
+BOOK = "肺炎是肺实质的炎症。\n"
 ASTHMA = Disease("哮喘", (("症状", ("喘", "咳")),))
-
-
-@pytest.mark.parametrize(
-    "name, file, content, line",
-    [
-        ("kg_cpubmed", "CPubMed-KGv1_1.txt", "头实体\t关系\t尾实体\n哮喘\t症状\t喘\n哮喘\t症状\t咳\n", 2),
-        ("kg_cpubmed", "v2_0.txt", "哮喘@@疾病\t症状\t喘@@症状\n哮喘@@疾病\t症状\t咳@@症状\n", 1),
-        (
-            "kg_cpubmed_sample",
-            "tail.json",
-            json.dumps([{"head": "哮喘", "relation": "症状", "tail": tail, "triple_id": "9"} for tail in "喘咳"]),
-            1,
-        ),
-        ("kg_39health", "disease.csv", "name,alias,symptom,,\n哮喘,,喘 咳 [详细],,\n".encode("gb18030"), 2),
-        ("kg_xywy", "medical.json", '{"_id": {"$oid": "5"}, "name": "哮喘", "symptom": ["喘", "咳"]}\n', 1),
-        ("kg_xywy", "medical2.json.bak.json", '{"name": "哮喘", "symptom": ["喘", "咳"]}\n'.encode("gb18030"), 1),
-    ],
-)
-def test_knowledge_graphs(tmp_path, name, file, content, line):
-    assert read(tmp_path, name, {file: content}) == [(file, line, ASTHMA)]
-
-
-@pytest.mark.parametrize("name", ["3-7天", "50%", "3000元", "约1000～3000元", "1-2个月", "2周", "0.5％", "12"])
-def test_a_number_is_no_disease(tmp_path, name):
-    text = f"name,symptom,drug\n{name},喘,\n21三体综合征,喘,\n"
-    assert [what for *_, what in read(tmp_path, "kg_39health", {"disease.csv": text})] == [
-        "no disease name",
-        Disease("21三体综合征", (("症状", ("喘",)),)),
-    ]
-
-
-@pytest.mark.parametrize("column", ["ask", "question"])
-def test_toyhom_header_as_in_the_files_and_as_in_the_readme(tmp_path, column):
-    content = f"department,title,{column},answer\n内科,头痛,头痛三天,休息\n内科,头痛,无,nan\n".encode("gb18030")
-    file = "IM_内科/内科.csv"
-    assert read(tmp_path, "toyhom_dialogue", {file: content}) == [
-        (file, 2, Dialogue(("头痛三天", "休息"))),
-        (file, 3, "empty field"),
-    ]
-
-
+XYWY = [
+    {"_id": {}, "name": "哮喘", "category": ["疾病百科", "内科"], "cause": "过敏", "symptom": ["喘", "咳", "喘"]},
+    {"name": "湿疹", "category": ["疾病百科"], "cost_money": ""},
+    {"desc": "?"},
+]
+TRIPLES = [{"head": "哮喘", "relation": "症状", "tail": tail, "triple_id": "9"} for tail in "喘咳"]
 SPOKEN = ["病人：头痛", "医生：多久", "病人: 三天", "医生：休息"]
 TALK = Dialogue(("头痛", "多久", "三天", "休息"))
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        SPOKEN,
-        {"utterances": SPOKEN},
-        {"dialogue_turns": {"speaker": ["病人", "医生"] * 2, "utterance": list(TALK.turns)}, "dialogue_id": 1},
-        {"dialogue_turns": {"speaker": [0, 1, 0, 1], "utterance": list(TALK.turns)}},
-        {
-            "dialogue_turns": [
-                {"speaker": ("病人", "医生")[n % 2], "utterance": said} for n, said in enumerate(TALK.turns)
-            ]
-        },
-    ],
-)
-def test_meddialog_layouts(tmp_path, row):
-    assert read(tmp_path, "meddialog_cn", {"train_data.json": array([row])}) == [("train_data.json", 2, TALK)]
-
-
-DOWNLOADED = """id=1
+TURNS = [{"speaker": ("病人", "医生")[n % 2], "utterance": said} for n, said in enumerate(TALK.turns)]
+MEDDIALOG = [
+    SPOKEN,
+    {"utterances": SPOKEN},
+    {"dialogue_turns": {"speaker": ["病人", "医生"] * 2, "utterance": list(TALK.turns)}, "dialogue_id": 1},
+    {"dialogue_turns": {"speaker": [0, 1, 0, 1], "utterance": list(TALK.turns)}},
+    {"dialogue_turns": TURNS},
+]
+MEDDIALOG_TEXT = """\ufeff
+id=1
 https://example.invalid/1
 Doctor faculty
 某医院 内科
@@ -160,51 +95,15 @@ Dialogue
 """
 
 
-def test_meddialog_text_as_downloaded(tmp_path):
-    file = "COVID-Dialogue-Dataset-Chinese.txt"
-    assert read(tmp_path, "meddialog_cn", {file: "\ufeff\n" + DOWNLOADED.replace("\n", "\r\n")}) == [
-        (file, 2, Dialogue(("咳嗽三天\n还有痰", "发热吗？", "不发热", "多喝水。"))),
-        (file, 23, "no dialogue"),
-        (file, 27, "the assistant speaks first"),
-    ]
+def spoken(*speakers):
+    return {"conversations": [{"from": who, "value": f"{who}{n}"} for n, who in enumerate(speakers)]}
 
 
-def test_authors_release_line_by_line(tmp_path):
-    def talk(*speakers):
-        return {"conversations": [{"from": who, "value": f"{who}{n}"} for n, who in enumerate(speakers)]}
-
-    found = read(
-        tmp_path,
-        "chimed_release",
-        {
-            "cpt.txt": "第一篇。\n\n第二篇，一行一篇。\n",
-            "sft.jsonl": jsonl(
-                [talk("input", "output"), talk("input", "output", "input"), talk("human", "gpt"), talk("output"), {}]
-            ),
-            "dpo.json": jsonl([{"question": "问", "response_chosen": "好", "response_rejected": "坏"}, {"问": "好"}]),
-            "notes.md": "not read",
-        },
-    )
-    assert found == [
-        ("cpt.txt", 1, Passage("", "第一篇。")),
-        ("cpt.txt", 3, Passage("", "第二篇，一行一篇。")),
-        ("sft.jsonl", 1, Dialogue(("input0", "output1"))),
-        ("sft.jsonl", 2, "turns do not alternate"),
-        ("sft.jsonl", 3, "unknown speaker"),
-        ("sft.jsonl", 4, "the assistant speaks first"),
-        ("sft.jsonl", 5, "missing field"),
-        ("dpo.json", 1, Preference(("问",), "好", "坏")),
-        ("dpo.json", 2, "missing field"),
-    ]
-
-
-def test_cmtmedqa_two_schemas_in_one_file(tmp_path):
-    rows = [
-        {"id": "1", "instruction": "再问", "input": "", "output": "再答", "history": [["问", "答"]]},
-        {"instruct": "问", "output": "答"},
-    ]
-    found = read(tmp_path, "cmtmedqa", {"CMtMedQA.json": array(rows)})
-    assert [what for *_, what in found] == [Dialogue(("问", "答", "再问", "再答")), QA]
+RELEASE = [spoken("input", "output"), spoken("input", "output", "input"), spoken("human", "gpt"), spoken("output"), {}]
+CMTMEDQA = [
+    {"id": "1", "instruction": "再问", "input": "", "output": "再答", "history": [["问", "答"]]},
+    {"instruct": "问", "output": "答"},
+]
 
 
 def remedi_line(context, current, response):
@@ -212,53 +111,143 @@ def remedi_line(context, current, response):
     return (
         f"<|endoftext|> <|context|> {said}<|endofcontext|> <|currentuser|> {current} <|endofcurrentuser|> "
         "<|intent|> x <|endofintent|> <|knowledge|> <|k|>甲 症状 乙 <|endofknowledge|> "
-        f"<|response|> {response} <|endofresponse|>  <|endoftext|>"
+        f"<|response|> {response} <|endofresponse|>  <|endoftext|>\n"
     )
 
 
-def test_remedi_counts_only_the_longest_prefix(tmp_path):
-    lines = [
-        remedi_line([], "头痛", "多久"),
-        remedi_line([("头痛", "多久")], "三天", "休息"),
-        remedi_line([], "咳嗽", "喝水"),
-        "坏行 <|user|>",
+REMEDI = remedi_line([], "头痛", "多久") + remedi_line([("头痛", "多久")], "三天", "休息")
+REMEDI += remedi_line([], "咳嗽", "喝水") + "坏行 <|user|>"
+BELLE = {"instruction": "Human:你好\nAssistant:你好！\nHuman:天气\n如何\nAssistant:\n", "input": "", "output": "晴"}
+BOOK_QA = array([["问", "答"], ["问", ""], ["问"]])
+
+# Source, file, its content, and (line, what) of each of its units.
+PUBLISHED = [
+    ("medqa_textbooks", "textbooks/zh_paragraph/内科学.txt", BOOK, [(1, Passage("内科学", BOOK.strip()))]),
+    ("medqa_textbooks", "textbooks/zh_paragraph/all_books.txt", BOOK * 3, [(0, "not one of the books")]),
+    ("medqa_textbooks", "textbooks/zh_sentence/内科学.txt", BOOK, [(0, "not one of the books")]),
+    ("medqa_textbooks", "textbooks/en/Anatomy_Gray.txt", "The body\n", [(0, "not one of the books")]),
+    ("kg_cpubmed", "CPubMed-KGv1_1.txt", "头实体\t关系\t尾实体\n哮喘\t症状\t喘\n哮喘\t症状\t咳\n", [(2, ASTHMA)]),
+    ("kg_cpubmed", "v2_0.txt", "哮喘@@疾病\t症状\t喘@@症状\n哮喘@@疾病\t症状\t咳@@症状\n", [(1, ASTHMA)]),
+    ("kg_cpubmed_sample", "tail.json", json.dumps(TRIPLES), [(1, ASTHMA)]),
+    ("kg_39health", "disease.csv", "name,alias,symptom,,\n哮喘,,喘 咳 [详细],,\n".encode("gb18030"), [(2, ASTHMA)]),
+    ("kg_xywy", "medical.json", '{"_id": {"$oid": "5"}, "name": "哮喘", "symptom": ["喘", "咳"]}\n', [(1, ASTHMA)]),
+    ("kg_xywy", "medical2.json.bak.json", jsonl([{"name": "哮喘", "symptom": ["喘", "咳"]}]), [(1, ASTHMA)]),
+    (
+        "kg_xywy",
+        "medical.json",
+        jsonl(XYWY),
+        [
+            (1, Disease("哮喘", (("分类", ("内科",)), ("病因", ("过敏",)), ("症状", ("喘", "咳"))))),
+            (2, "no features"),
+            (3, "missing field"),
+        ],
+    ),
+    (
+        "kg_cpubmed",
+        "a.txt",
+        "哮喘@@疾病\t症状\t喘@@症状\n痛风@@疾病\t病因\t尿酸@@x\n哮喘@@疾病\t症状\t咳@@症状\n"
+        "断了\t症状\n阿司匹林@@药物\t治\t痛@@症状\n",
+        [
+            (1, ASTHMA),
+            (2, Disease("痛风", (("病因", ("尿酸",)),))),
+            (4, "not a triple"),
+            (5, "head is not a disease"),
+        ],
+    ),
+    *(
+        (
+            "toyhom_dialogue",
+            "IM_内科/内科.csv",
+            f"department,title,{column},answer\n内科,头痛,头痛三天,休息\n内科,头痛,无,nan\n".encode("gb18030"),
+            [(2, Dialogue(("头痛三天", "休息"))), (3, "empty field")],
+        )
+        # As in the files, and as in the README.
+        for column in ("ask", "question")
+    ),
+    *(("meddialog_cn", "train_data.json", array([row]), [(2, TALK)]) for row in MEDDIALOG),
+    (
+        "meddialog_cn",
+        "COVID-Dialogue-Dataset-Chinese.txt",
+        MEDDIALOG_TEXT.replace("\n", "\r\n"),
+        [
+            (2, Dialogue(("咳嗽三天\n还有痰", "发热吗？", "不发热", "多喝水。"))),
+            (23, "no dialogue"),
+            (27, "the assistant speaks first"),
+        ],
+    ),
+    (
+        "chimed_release",
+        "cpt.txt",
+        "第一篇。\n\n第二篇，一行一篇。\n",
+        [(1, Passage("", "第一篇。")), (3, Passage("", "第二篇，一行一篇。"))],
+    ),
+    (
+        "chimed_release",
+        "sft.jsonl",
+        jsonl(RELEASE),
+        [
+            (1, Dialogue(("input0", "output1"))),
+            (2, "turns do not alternate"),
+            (3, "unknown speaker"),
+            (4, "the assistant speaks first"),
+            (5, "missing field"),
+        ],
+    ),
+    (
+        "chimed_release",
+        "dpo.json",
+        jsonl([{"question": "问", "response_chosen": "好", "response_rejected": "坏"}, {"问": "好"}]),
+        [(1, Preference(("问",), "好", "坏")), (2, "missing field")],
+    ),
+    ("cmtmedqa", "CMtMedQA.json", array(CMTMEDQA), [(2, Dialogue(("问", "答", "再问", "再答"))), (14, QA)]),
+    # Of what grows line by line the longest counts.
+    ("remedi", "a.txt", REMEDI, [(2, TALK), (3, Dialogue(("咳嗽", "喝水"))), (4, "broken tags")]),
+    (
+        "general_zh",
+        "a.json",
+        jsonl([{"instruction": "译", "input": "文", "output": "text"}]),
+        [(1, Dialogue(("译\n文", "text")))],
+    ),
+    ("multiturn_chat", "a.json", jsonl([BELLE]), [(1, Dialogue(("你好", "你好！", "天气\n如何", "晴")))]),
+    (
+        "multiturn_chat",
+        "a.json",
+        jsonl([{"instruction": "Human何意", "input": "", "output": "人"}]),
+        [(1, Dialogue(("Human何意", "人")))],
+    ),
+    (
+        "instruct_chat",
+        "a.jsonl",
+        jsonl([{"input": ["问", "再问"], "output": ["答", "再答"]}]),
+        [(1, Dialogue(("问", "答", "再问", "再答")))],
+    ),
+    ("safety_prompts", "a.json", jsonl([{"prompt": "问", "response": "答", "type": "Insult"}]), [(1, QA)]),
+    # Rows of several turns that are broken are not guessed at.
+    *(
+        ("general_zh", "a.jsonl", jsonl([{"input": ["问", "再问"], "output": output}]), [(1, "unknown form")])
+        for output in (None, ["答"], "答")
+    ),
+    # Lists of question and answer, made from books.
+    *(
+        (name, "book_qa.json", BOOK_QA, [(2, QA), (6, "empty field"), (10, "unknown form")])
+        for name in ("plain_text", "apollo_book_qa")
+    ),
+]
+
+
+@pytest.mark.parametrize("case", range(len(PUBLISHED)), ids=lambda at: f"{at}-{PUBLISHED[at][0]}")
+def test_every_source_in_its_published_form(tmp_path, case):
+    name, file, content, wanted = PUBLISHED[case]
+    assert read(tmp_path, name, {file: content}) == [(file, *one) for one in wanted]
+
+
+@pytest.mark.parametrize("name", ["3-7天", "50%", "3000元", "约1000～3000元", "1-2个月", "2周", "0.5％", "12"])
+def test_a_number_is_no_disease(tmp_path, name):
+    text = f"name,symptom,drug\n{name},喘,\n21三体综合征,喘,\n"
+    assert [what for *_, what in read(tmp_path, "kg_39health", {"disease.csv": text})] == [
+        "no disease name",
+        Disease("21三体综合征", (("症状", ("喘",)),)),
     ]
-    found = read(tmp_path, "remedi", {"a.txt": "\n".join(lines)})
-    assert [(line, what) for _, line, what in found] == [
-        (2, Dialogue(("头痛", "多久", "三天", "休息"))),
-        (3, Dialogue(("咳嗽", "喝水"))),
-        (4, "broken tags"),
-    ]
-
-
-BELLE = "Human:你好\nAssistant:你好！\nHuman:天气\n如何\nAssistant:\n"
-
-
-@pytest.mark.parametrize(
-    "name, row, turns",
-    [
-        ("general_zh", {"instruction": "译", "input": "文", "output": "text"}, ("译\n文", "text")),
-        ("multiturn_chat", {"instruction": BELLE, "input": "", "output": "晴"}, ("你好", "你好！", "天气\n如何", "晴")),
-        ("multiturn_chat", {"instruction": "Human何意", "input": "", "output": "人"}, ("Human何意", "人")),
-        ("instruct_chat", {"input": ["问", "再问"], "output": ["答", "再答"]}, ("问", "答", "再问", "再答")),
-        ("safety_prompts", {"prompt": "问", "response": "答", "type": "Insult"}, QA.turns),
-    ],
-)
-def test_general_instruction_sets(tmp_path, name, row, turns):
-    file = "a.jsonl" if name == "instruct_chat" else "a.json"
-    assert read(tmp_path, name, {file: jsonl([row])}) == [(file, 1, Dialogue(turns))]
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        {"input": ["问", "再问"], "output": None},
-        {"input": ["问", "再问"], "output": ["答"]},
-        {"input": ["问"], "output": "答"},
-    ],
-)
-def test_broken_multi_turn_rows_are_not_guessed_at(tmp_path, row):
-    assert read(tmp_path, "general_zh", {"a.jsonl": jsonl([row])}) == [("a.jsonl", 1, "unknown form")]
 
 
 @pytest.mark.parametrize("indent", [None, 2])
@@ -271,12 +260,6 @@ def test_safety_prompts_by_category(tmp_path, indent):
     assert [what for *_, what in found] == [*wanted[:3], "missing field", wanted[3]]
     lines = text.split("\n")
     assert all(indent is None and line == 1 or lines[line - 1].strip() == "{" for _, line, _ in found)
-
-
-def test_lists_of_question_and_answer_made_from_books(tmp_path):
-    content = array([["问", "答"], ["问", ""], ["问"]])
-    for name in ("plain_text", "apollo_book_qa"):
-        assert [what for *_, what in read(tmp_path, name, {"book_qa.json": content})][:2] == [QA, "empty field"]
 
 
 JUNK = [None, True, 3, 2.5, "", "x", [], ["x"], [[]], {}, {"from": 1}, [{"from": "human", "value": None}], [[1, 2, 3]]]

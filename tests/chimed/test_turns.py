@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import time
 
 import pytest
 from raw_files import jsonl, payloads, put
 
 from qilin_lib.chimed.compose import compose
-from qilin_lib.chimed.readers.stream import Reject
-from qilin_lib.chimed.readers.turns import instruction_row
 from qilin_lib.chimed.records import strings
 
 ASKED, ANSWERED, AGAIN, LAST = "头痛吃什么药？", "可以吃布洛芬。", "那要吃多久？", "一般不超过三天。"
@@ -58,6 +54,12 @@ def test_a_list_of_messages_in_every_spelling(tmp_path, name, key, speaker, text
     assert messages(tmp_path, {key: chat(speaker, text, user, assistant)}, name) == FOUR
 
 
+def marked(user, assistant):
+    """The four turns, each behind the name of its speaker."""
+    marks = {"user": user, "assistant": assistant}
+    return chat("role", "content", "user", "assistant", [(who, marks[who] + text) for who, text in FOUR])
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -87,6 +89,23 @@ def test_a_list_of_messages_in_every_spelling(tmp_path, name, key, speaker, text
             "prompt": chat("role", "content", "user", "assistant", FOUR[:3]),
             "completion": chat("role", "content", "", "assistant", FOUR[3:]),
         },
+        # As a table holds them.
+        {
+            "prompt": json.dumps(chat("role", "content", "user", "assistant", FOUR[:3])),
+            "completion": json.dumps(chat("role", "content", "", "assistant", FOUR[3:])),
+        },
+        # The name of its own speaker goes from the head of a turn.
+        {"messages": marked("患者：", "医生：")},
+        {"messages": marked("病人:", "医生:")},
+        {"messages": marked("问：", "答：")},
+        {"messages": marked("Human: ", "Assistant: ")},
+        *(
+            {
+                "instruction": f"{word}\n{ASKED}\n\n### Response:\n{ANSWERED}\n\n{word}\n{AGAIN}\n\n### Response:\n",
+                "output": f"### Response:\n{LAST}",
+            }
+            for word in ("### Instruction:", "### Input:", "###Human:", "#### User:")
+        ),
     ],
 )
 def test_what_was_said_before_the_question_stays_before_it(tmp_path, row):
@@ -99,6 +118,8 @@ def test_what_was_said_before_the_question_stays_before_it(tmp_path, row):
         {"system": SYSTEM, "conversations": chat("from", "value", "human", "gpt")},
         {"conversations": [{"from": "system", "value": SYSTEM}, *chat("from", "value", "human", "gpt")]},
         {"system": SYSTEM, "instruction": AGAIN, "output": LAST, "history": [[ASKED, ANSWERED]]},
+        {"system": [{"type": "text", "text": SYSTEM}], "messages": chat("role", "content", "user", "assistant")},
+        {"system": [SYSTEM], "instruction": AGAIN, "output": LAST, "history": [[ASKED, ANSWERED]]},
         {"messages": [{"role": "developer", "content": SYSTEM}, *chat("role", "content", "user", "assistant")]},
     ],
 )
@@ -119,48 +140,56 @@ def turns(*changed):
     return listed
 
 
-def test_content_parts_that_are_all_text_are_joined(tmp_path):
-    (third,) = messages(tmp_path, {"messages": turns((2, {"content": TEXT_PARTS}))})[2:3]
-    assert third == ("user", "那要\n吃多久？")
-
-
-@pytest.mark.parametrize(
-    "row, reason",
-    [
-        ({"messages": turns((2, {"content": ""}))}, "empty turn"),
-        ({"messages": turns((1, {"content": None}))}, "empty turn"),
-        ({"instruction": AGAIN, "output": LAST, "history": [[ASKED, ""]]}, "empty turn"),
-        ({"messages": turns((1, {"loss": False}))}, "turn without loss"),
-        ({"messages": turns((3, {"weight": 0}))}, "turn without loss"),
-        ({"messages": turns(), "tools": [{"name": "get_weather"}]}, "tools"),
-        ({"messages": turns(), "tools": '[{"name": "get_weather"}]'}, "tools"),
-        ({"messages": turns((1, {"content": None, "tool_calls": [{"id": "1"}]}))}, "tools"),
-        (
-            {"messages": turns((2, {"content": [*TEXT_PARTS, {"type": "image_url", "image_url": {}}]}))},
-            "content that is not text",
-        ),
-        ({"messages": turns(), "images": ["x.png"]}, "content that is not text"),
-        ({"messages": [*turns(), {"role": "system", "content": SYSTEM}]}, "system turn after the first"),
-        ({"messages": turns((2, {"role": "tool"}))}, "unknown speaker"),
-        ({"messages": turns((1, {"content": f"好的。\n用户：{AGAIN}\n助手：{LAST}"}))}, "role marks inside a turn"),
-        ({"instruction": f"患者：{ASKED}\n医生：{ANSWERED}", "output": LAST}, "role marks inside a turn"),
-        (
-            {"instruction": f"总结对话\n患者：{ASKED}\n医生：{ANSWERED}\n患者：好", "output": LAST},
-            "role marks inside a turn",
-        ),
-        ({"instruction": ASKED, "output": f"{ANSWERED}<|im_end|>\n<|im_start|>user\n好"}, "role marks inside a turn"),
-        ({"instruction": "你是一名药师。", "question": ASKED, "output": ANSWERED}, "several questions"),
-        ({"prompt": "你是一名药师。", "query": ASKED, "response": ANSWERED}, "several questions"),
-        ({"question": ASKED, "answer": ANSWERED, "response": LAST}, "several answers"),
-        ({"messages": turns(), "label": False}, "undesired answer"),
-        ({"prompt": ASKED, "completion": ANSWERED, "label": False}, "undesired answer"),
-        ({"instruction": ASKED, "output": ANSWERED, "kto_tag": "false"}, "undesired answer"),
-        ({"instruction": ASKED, "output": ANSWERED, "context": ["一", "二"]}, "content that is not text"),
-        ({"instruction": AGAIN, "output": LAST, "history": [[ASKED]]}, "unknown form"),
-        ({"instruction": AGAIN, "output": LAST, "history": ASKED}, "unknown form"),
-        ({"x": 1}, "missing field"),
+IMAGE = {"type": "image_url", "image_url": {}}
+NO_TURNS = {
+    "empty turn": [
+        {"messages": turns((2, {"content": ""}))},
+        {"messages": turns((1, {"content": None}))},
+        {"instruction": AGAIN, "output": LAST, "history": [[ASKED, ""]]},
     ],
-)
+    "turn without loss": [{"messages": turns((1, {"loss": False}))}, {"messages": turns((3, {"weight": 0}))}],
+    "tools": [
+        {"messages": turns(), "tools": [{"name": "get_weather"}]},
+        {"messages": turns(), "tools": '[{"name": "get_weather"}]'},
+        {"messages": turns((1, {"content": None, "tool_calls": [{"id": "1"}]}))},
+    ],
+    "content that is not text": [
+        {"messages": turns((2, {"content": [*TEXT_PARTS, IMAGE]}))},
+        {"messages": turns(), "images": ["x.png"]},
+        {"messages": turns(), "system": {"type": "image"}},
+        {"instruction": ASKED, "output": ANSWERED, "context": ["一", "二"]},
+    ],
+    "system turn after the first": [{"messages": [*turns(), {"role": "system", "content": SYSTEM}]}],
+    "unknown speaker": [{"messages": turns((2, {"role": "tool"}))}],
+    "role marks inside a turn": [
+        {"messages": turns((1, {"content": f"好的。\n用户：{AGAIN}\n助手：{LAST}"}))},
+        {"instruction": f"患者：{ASKED}\n医生：{ANSWERED}", "output": LAST},
+        {"instruction": f"总结对话\n患者：{ASKED}\n医生：{ANSWERED}\n患者：好", "output": LAST},
+        {"instruction": ASKED, "output": f"{ANSWERED}<|im_end|>\n<|im_start|>user\n好"},
+        # A template that is not turns.
+        {"instruction": f"Below is an instruction.\n\n### Instruction:\n{ASKED}\n\n### Response:", "output": LAST},
+        {"instruction": f"### Instruction:\n{ASKED}\n\n### Response:\n{ANSWERED}", "output": LAST},
+        {"instruction": ASKED, "output": f"{ANSWERED}\n\n### Instruction:\n{AGAIN}"},
+    ],
+    "several questions": [
+        {"instruction": "你是一名药师。", "question": ASKED, "output": ANSWERED},
+        {"prompt": "你是一名药师。", "query": ASKED, "response": ANSWERED},
+    ],
+    "several answers": [{"question": ASKED, "answer": ANSWERED, "response": LAST}],
+    "undesired answer": [
+        {"messages": turns(), "label": False},
+        {"prompt": ASKED, "completion": ANSWERED, "label": False},
+        {"instruction": ASKED, "output": ANSWERED, "kto_tag": "false"},
+    ],
+    "unknown form": [
+        {"instruction": AGAIN, "output": LAST, "history": [[ASKED]]},
+        {"instruction": AGAIN, "output": LAST, "history": ASKED},
+    ],
+    "missing field": [{"x": 1}],
+}
+
+
+@pytest.mark.parametrize("reason, row", [(reason, row) for reason, rows in NO_TURNS.items() for row in rows])
 def test_what_cannot_be_turns_is_rejected_by_name(tmp_path, row, reason):
     assert messages(tmp_path, row) == reason
 
@@ -186,34 +215,6 @@ def test_a_word_with_a_colon_is_no_role_mark_by_itself(tmp_path, name, turn):
     assert messages(tmp_path, {"messages": chat("role", "content", "user", "assistant", said)}, name) == said
 
 
-@pytest.mark.parametrize(
-    "mine, other", [("患者：", "医生："), ("病人:", "医生:"), ("问：", "答："), ("Human: ", "Assistant: ")]
-)
-def test_the_name_of_its_own_speaker_goes_from_the_head_of_a_turn(tmp_path, mine, other):
-    marked = [(who, (mine if who == "user" else other) + text) for who, text in FOUR]
-    assert messages(tmp_path, {"messages": chat("role", "content", "user", "assistant", marked)}) == FOUR
-
-
-@pytest.mark.parametrize("word", ["### Instruction:", "### Input:", "###Human:", "#### User:"])
-def test_the_template_of_an_instruction_is_turns(tmp_path, word):
-    row = {"instruction": f"{word}\n{ASKED}\n\n### Response:", "output": f"### Response:\n{ANSWERED}"}
-    assert messages(tmp_path, row) == FOUR[:2]
-    turns = f"{word}\n{ASKED}\n\n### Response:\n{ANSWERED}\n\n{word}\n{AGAIN}\n\n### Response:\n"
-    assert messages(tmp_path, {"instruction": turns, "output": LAST}) == FOUR
-
-
-@pytest.mark.parametrize(
-    "asked, answered",
-    [
-        (f"Below is an instruction.\n\n### Instruction:\n{ASKED}\n\n### Response:", ANSWERED),
-        (f"### Instruction:\n{ASKED}\n\n### Response:\n{ANSWERED}", LAST),
-        (ASKED, f"{ANSWERED}\n\n### Instruction:\n{AGAIN}"),
-    ],
-)
-def test_a_template_that_is_not_turns_is_rejected_by_name(tmp_path, asked, answered):
-    assert messages(tmp_path, {"instruction": asked, "output": answered}) == "role marks inside a turn"
-
-
 @pytest.mark.parametrize("answers", [[ANSWERED, LAST], [[ANSWERED, LAST]], [[ANSWERED], [LAST]]])
 @pytest.mark.parametrize("name", ["general_zh", "medicalgpt_sft", "huatuo_encyclopedia_qa"])
 def test_of_two_answers_the_first_alone_is_never_taken(tmp_path, name, answers):
@@ -226,32 +227,26 @@ NOTHING = "无,无输入,<无输入>,&lt;无输入&gt;,没有输入。,nan,NaN,N
 NOTHING += ["No input", "（无）", "无。", "无需输入", "不需要输入", "[无]", "<empty>", "-", "/", " ", None]
 
 
-@pytest.mark.parametrize("word", NOTHING)
-def test_alpaca_words_for_nothing_are_no_input(tmp_path, word):
-    assert (
-        messages(tmp_path, {"instruction": "说出三种水果。", "input": word, "output": "苹果、香蕉、橙子。"})[0][1]
-        == "说出三种水果。"
-    )
-
-
 @pytest.mark.parametrize(
-    "asked, kept",
+    "row, asked",
     [
-        ("孩子吃什么好，无", "孩子吃什么好"),
-        ("提供一份列表。\n<无输入>", "提供一份列表。"),
-        ("提供一份列表。\n&lt;无输入&gt;", "提供一份列表。"),
-        ("既往史：高血压，过敏史，无", "既往史：高血压，过敏史，无"),
+        *(({"instruction": ASKED, "input": word}, ASKED) for word in NOTHING),
+        # Behind a question, where an empty field was joined to it.
+        ({"instruction": "孩子吃什么好，无"}, "孩子吃什么好"),
+        ({"instruction": f"{ASKED}\n<无输入>"}, ASKED),
+        ({"instruction": f"{ASKED}\n&lt;无输入&gt;"}, ASKED),
+        ({"instruction": "既往史：高血压，过敏史，无"}, "既往史：高血压，过敏史，无"),
+        # What a question is about stands below it.
+        ({"instruction": ASKED, "input": "患者，40岁。"}, f"{ASKED}\n患者，40岁。"),
+        ({"instruction": ASKED, "context": "患者，40岁。", "label": True}, f"{ASKED}\n患者，40岁。"),
+        # Parts that are all text are joined.
+        ({"messages": [{"role": "user", "content": TEXT_PARTS}]}, "那要\n吃多久？"),
     ],
 )
-def test_a_question_loses_the_word_for_nothing_behind_it(tmp_path, asked, kept):
-    row = {"conversations": [{"from": "human", "value": asked}, {"from": "gpt", "value": ANSWERED}]}
-    assert messages(tmp_path, row, "medicalgpt_sft")[0][1] == kept
-
-
-@pytest.mark.parametrize("name", ["input", "context"])
-def test_what_a_question_is_about_stands_below_it(tmp_path, name):
-    row = {name: "患者，40岁，头痛。", "instruction": ASKED, "output": ANSWERED, "label": True}
-    assert messages(tmp_path, row) == [("user", f"{ASKED}\n患者，40岁，头痛。"), FOUR[1]]
+def test_what_a_question_says(tmp_path, row, asked):
+    answer = {"role": "assistant", "content": ANSWERED}
+    row = {"messages": [*row["messages"], answer]} if "messages" in row else row | {"output": ANSWERED}
+    assert messages(tmp_path, row) == [("user", asked), ("assistant", ANSWERED)]
 
 
 @pytest.mark.parametrize("word", ["无", "没有", "暂无"])
@@ -281,6 +276,12 @@ PROMPT = chat("role", "content", "user", "assistant", FOUR[:3])
         {"chosen": PROMPT + said("assistant", LAST), "rejected": PROMPT + said("assistant", WORSE)},
         {"prompt": AGAIN, "chosen": PROMPT + said("assistant", LAST), "rejected": PROMPT + said("assistant", WORSE)},
         {"prompt": PROMPT, "chosen": LAST, "rejected": WORSE},
+        {"prompt": PROMPT, "chosen": [LAST], "rejected": [WORSE]},
+        {
+            "prompt": json.dumps(PROMPT),
+            "chosen": json.dumps(said("assistant", LAST)),
+            "rejected": json.dumps(said("assistant", WORSE)),
+        },
         {"messages": PROMPT + said("assistant", LAST), "rejected_response": WORSE},
         {
             "chosen": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant: {LAST}",
@@ -304,49 +305,32 @@ PROMPT = chat("role", "content", "user", "assistant", FOUR[:3])
 )
 def test_pairs_in_every_form(tmp_path, name, row):
     assert messages(tmp_path, row, name, "dpo") == PAIR
-    assert messages(tmp_path, row | {"system": SYSTEM}, name, "dpo") == [("system", SYSTEM), *PAIR]
+    for system in (SYSTEM, [SYSTEM]):
+        assert messages(tmp_path, row | {"system": system}, name, "dpo") == [("system", SYSTEM), *PAIR]
 
 
-@pytest.mark.parametrize(
-    "row, reason",
-    [
-        ({"chosen": LAST, "rejected": WORSE}, "missing field"),
-        ({"prompt": ASKED, "chosen": LAST}, "missing field"),
-        ({"instruction": "你是一名药师。", "query": ASKED, "chosen": LAST, "rejected": WORSE}, "several questions"),
-        ({"prompt": ASKED, "chosen": LAST, "rejected": ""}, "empty field"),
-        ({"prompt": ASKED, "chosen": LAST, "rejected": f" {LAST}"}, "chosen equals rejected"),
-        ({"prompt": ASKED, "chosen": LAST, "rejected": WORSE, "tools": [{"name": "f"}]}, "tools"),
-        ({"prompt": turns(), "chosen": LAST, "rejected": WORSE}, "unknown form"),
-        ({"prompt": PROMPT, "chosen": said("user", LAST), "rejected": WORSE}, "unknown form"),
-        ({"query": ASKED, "history": [], "response_0": LAST, "response_1": WORSE}, "answers without a ranking"),
-        ({"instruction": ASKED, "output": [LAST]}, "fewer than two answers"),
-        (
-            {"prompt": ASKED, "chosen": f"好。\nHuman: {AGAIN}\nAssistant: {LAST}", "rejected": WORSE},
-            "role marks inside a turn",
-        ),
+NO_PAIR = {
+    "missing field": [{"chosen": LAST, "rejected": WORSE}, {"prompt": ASKED, "chosen": LAST}],
+    "several questions": [{"instruction": "你是一名药师。", "query": ASKED, "chosen": LAST, "rejected": WORSE}],
+    "several answers": [{"prompt": ASKED, "chosen": LAST, "response_chosen": ANSWERED, "rejected": WORSE}],
+    "empty field": [{"prompt": ASKED, "chosen": LAST, "rejected": ""}],
+    "chosen equals rejected": [{"prompt": ASKED, "chosen": LAST, "rejected": f" {LAST}"}],
+    "tools": [{"prompt": ASKED, "chosen": LAST, "rejected": WORSE, "tools": [{"name": "f"}]}],
+    "unknown form": [
+        {"prompt": turns(), "chosen": LAST, "rejected": WORSE},
+        {"prompt": PROMPT, "chosen": said("user", LAST), "rejected": WORSE},
     ],
-)
-def test_what_is_no_pair_is_rejected_by_name(tmp_path, row, reason):
-    assert messages(tmp_path, row, "dpo_zh", "dpo") == reason
-
-
-MANY = {
-    "turns of one speaker": [{"role": "user", "content": "头"}] * 100_000,
-    "empty turns": [{"role": "user", "content": ""}] * 100_000,
-    "marks": [{"role": "user", "content": "问：头\n" * 300_000}],
-    "words for nothing": [{"role": "user", "content": "头痛" + "\n<无输入>" * 300_000}],
-    "blank lines": [{"role": "user", "content": "头痛" + "\n" * 600_000 + "问：甲\n答：乙"}],
-    "brackets": [{"role": "user", "content": "<" * 1_000_000}],
+    "answers without a ranking": [{"query": ASKED, "history": [], "response_0": LAST, "response_1": WORSE}],
+    "fewer than two answers": [{"instruction": ASKED, "output": [LAST]}],
+    "role marks inside a turn": [
+        {"prompt": ASKED, "chosen": f"好。\nHuman: {AGAIN}\nAssistant: {LAST}", "rejected": WORSE},
+    ],
 }
 
 
-@pytest.mark.parametrize("name", MANY)
-def test_any_row_is_read_in_linear_time(name):
-    row = {"messages": [*MANY[name], {"role": "assistant", "content": "休息"}]}
-    begun = time.process_time()
-    with contextlib.suppress(Reject):
-        instruction_row(row)
-    assert time.process_time() - begun < 8
+@pytest.mark.parametrize("reason, row", [(reason, row) for reason, rows in NO_PAIR.items() for row in rows])
+def test_what_is_no_pair_is_rejected_by_name(tmp_path, row, reason):
+    assert messages(tmp_path, row, "dpo_zh", "dpo") == reason
 
 
 def test_a_ranked_list_is_its_best_two_or_every_pair(tmp_path):

@@ -1,13 +1,12 @@
 """Text to rows: JSON of any layout, CSV with broken quotes, both as streams. Shared by all readers, and by notebook 06.
 
-A function "row -> payload" says no by raising `Reject(reason, detail)`; `json_reader` makes a reader of such a
-function: of file name and stream it gives (line, payload or Reject).
+A function "row -> payload" says no by raising `Reject(reason, detail)`; a reader is `partial(parsed_rows, function)`:
+of file name and stream it gives (line, payload or Reject).
 """
 
 from __future__ import annotations
 
 import csv
-import functools
 import json
 import math
 import re
@@ -25,7 +24,6 @@ from qilin_lib.chimed.records import Payload, excerpt
 
 Numbered = tuple[int, str | Reject]
 Found = Iterator[tuple[int, Payload | Reject]]
-Reader = Callable[[str, Stream], Found]
 # The reasons of a `Reject` that say that a value is no record of this kind, rather than a bad one.
 _NO_FORM = ("missing field", "unknown form")
 # An unclosed quote is looked for so many lines ahead.
@@ -201,15 +199,10 @@ def parsed(parse: Callable[[Any], Any], row: Any) -> Any:
 
 
 def parsed_rows(parse: Callable[[Any], Payload], file: str, stream: Stream, tabular: bool = False) -> Found:
-    """(line, what `parse` makes of it) of the `rows` of a file."""
+    """(line, what `parse` makes of it) of the `rows` of a file; `tabular`: of what is published as CSV."""
 
     def fits(value: Any) -> bool:
         found = parsed(parse, value)
         return not isinstance(found, Reject) or found.reason not in _NO_FORM
 
     return ((line, parsed(parse, row)) for line, row in rows(file, stream, fits, tabular))
-
-
-def json_reader(parse: Callable[[Any], Payload], tabular: bool = False) -> Reader:
-    """A reader of the records that `rows` finds; `tabular`: of what is published as CSV."""
-    return functools.partial(parsed_rows, parse, tabular=tabular)

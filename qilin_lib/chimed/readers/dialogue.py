@@ -7,11 +7,12 @@ import itertools
 import re
 from array import array
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from qilin_lib.chimed.readers.decode import Found, field_text, json_reader, parsed, parsed_rows, required, string
+from qilin_lib.chimed.readers.decode import Found, field_text, parsed, parsed_rows, required, string
 from qilin_lib.chimed.readers.json_text import holds_rows
 from qilin_lib.chimed.readers.stream import Reject, Stream, plain_name
 from qilin_lib.chimed.readers.turns import Turn, instruction_row, messages, question_and_answer, speaker_of, talk
@@ -134,6 +135,6 @@ def _remedi_lines(stream: Stream) -> Iterator[tuple[int, list[Turn] | Reject]]:
             yield number, Reject("broken tags", f"no {missing[0]}", line)
 
 
-toyhom = json_reader(toyhom_row, tabular=True)
-chimed_release = json_reader(release_row)
-instructions = json_reader(instruction_row)
+toyhom = partial(parsed_rows, toyhom_row, tabular=True)
+chimed_release = partial(parsed_rows, release_row)
+instructions = partial(parsed_rows, instruction_row)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from qilin_lib.chimed.readers import decode
-from qilin_lib.chimed.readers.decode import FIELDS, Found, field, field_text, json_reader, required, string
+from qilin_lib.chimed.readers.decode import FIELDS, Found, field, field_text, parsed_rows, required, string
 from qilin_lib.chimed.readers.stream import Reject, Stream
 from qilin_lib.chimed.readers.turns import question_and_answer
 from qilin_lib.chimed.records import Dialogue, Exam
@@ -137,6 +137,6 @@ def _exam(question: str, options: list[tuple[str, str]], answer: str, explanatio
     return Exam(question, tuple(options), answer, explanation)
 
 
-cmexam = json_reader(partial(exam_row, answered=True), tabular=True)
-ceval = cmmlu = json_reader(exam_row, tabular=True)
-medqa = json_reader(medqa_row)
+cmexam = partial(parsed_rows, partial(exam_row, answered=True), tabular=True)
+ceval = cmmlu = partial(parsed_rows, exam_row, tabular=True)
+medqa = partial(parsed_rows, medqa_row)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from qilin_lib.chimed.readers import decode
-from qilin_lib.chimed.readers.decode import FIELDS, Found, Reader, Reject, field_text, required, string
+from qilin_lib.chimed.readers.decode import FIELDS, Found, Reject, field_text, required, string
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.records import Disease
 
@@ -75,7 +75,7 @@ def _whole(text: str, is_name: bool = False) -> str:
     return clauses[0].rstrip("，,、；; \n") if clauses else ""
 
 
-def _graph(headings: dict[str, str], tabular: bool = False) -> Reader:
+def _graph(headings: dict[str, str], tabular: bool = False) -> Callable[[str, Stream], Found]:
     """A reader of rows, and one note more that names the fields that no feature is made of."""
 
     def read(file: str, stream: Stream) -> Found:

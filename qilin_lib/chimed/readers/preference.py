@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 from qilin_lib.chimed.readers import turns
-from qilin_lib.chimed.readers.decode import Reject, field, json_reader, string
+from qilin_lib.chimed.readers.decode import Reject, parsed_rows, string
 from qilin_lib.chimed.readers.turns import CHAT, Turn, listed, messages, text_of
 from qilin_lib.chimed.records import Payload, Preference
 
@@ -29,7 +30,7 @@ def pair_row(row: Any) -> Preference:
     if "response_0" in row:
         raise Reject("answers without a ranking", ", ".join(name for name in row if name.startswith("response_")))
     has_prompt = listed(row) or any(name in row for name in CHAT["question"])
-    system, prompt = turns.asked(row) if has_prompt else (string(row.get("system")), [])
+    system, prompt = turns.asked(row) if has_prompt else (text_of(row.get("system")), [])
     if "output" in row:
         if not isinstance(answers := row["output"], list) or len(answers) < 2:
             raise Reject("fewer than two answers", f"output is {type(answers).__name__}")
@@ -43,9 +44,14 @@ def pair_row(row: Any) -> Preference:
 
 def _side(row: Mapping[str, Any], side: str, with_prompt: bool) -> list[Turn]:
     """The turns under `chosen` or `rejected`: an answer alone, or a whole conversation that ends in it."""
-    if not any(name in row for name in CHAT[side]):
+    found = [row[name] for name in CHAT[side] if name in row]
+    if not found:
         raise Reject("missing field", f"{side} or response_{side}; found {', '.join(list(row)[:8])}")
-    value = field(row, CHAT[side])
+    if any(other != found[0] for other in found):
+        raise Reject("several answers", ", ".join(name for name in CHAT[side] if name in row))
+    value = turns.unpacked(found[0])
+    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], str):
+        value = value[0]
     if isinstance(value, list | dict) and value:
         return messages(value if isinstance(value, list) else [value])
     whole = [] if with_prompt else turns.whole_transcript(string(value))
@@ -100,4 +106,4 @@ def pairs_of(one: Payload | Reject, ranked: Ranked) -> Iterator[Payload | Reject
             yield Reject(no.reason, no.detail, one.prompt[-1])
 
 
-pairs = json_reader(pair_row)
+pairs = partial(parsed_rows, pair_row)

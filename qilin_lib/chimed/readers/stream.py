@@ -128,19 +128,14 @@ def unpacked(opener: Opener, packing: str) -> Iterator[bytes]:
                 made += len(block)
                 if packing and (unsafe := bomb(made, handle.tell())):
                     raise unsafe
-                if made == len(block):
-                    _check_is_text(block)
+                for head, what in _NO_TEXT.items() if made == len(block) else ():
+                    if block.startswith(head):
+                        raise Reject("unreadable file", what)
                 yield block
             if packing and not handle.tell():
                 raise EOFError("an empty file")
     except FAULTS as reason:
         raise unreadable(reason) from None
-
-
-def _check_is_text(block: bytes) -> None:
-    for head, what in _NO_TEXT.items():
-        if block.startswith(head):
-            raise Reject("unreadable file", what)
 
 
 def unreadable(reason: Exception) -> Reject:

@@ -7,6 +7,7 @@ marks that cannot be told apart.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import json
 import re
@@ -43,11 +44,11 @@ def instruction_row(row: Any) -> Dialogue:
         if string(row.get(flag)).lower() == "false" or row.get(flag) is False:
             raise Reject("undesired answer", flag)
     if isinstance(row, dict) and isinstance(row.get("input"), list):
-        return talk(messages(_pairs(row["input"], row.get("output"))), string(row.get("system")))
+        return talk(messages(_pairs(row["input"], row.get("output"))), text_of(row.get("system")))
     system, turns = asked(row)
     if listed(row):
         return talk(turns, system)
-    if _is_messages(answers := field(row, CHAT["answer"])):
+    if _is_messages(answers := unpacked(field(row, CHAT["answer"]))):
         return talk([*turns, *messages(answers)], system)
     answer = _sole(row, "answer")
     if isinstance(answers, list) and len(texts := list(filter(field_text, leaves(answers)))) > 1:
@@ -102,11 +103,11 @@ def _are_turns(value: Any) -> bool:
 
 def asked(row: Any) -> tuple[str, list[Turn]]:
     """(system text, turns) of a row up to its question; of a row with a list of messages, all of them."""
-    system = string(row.get("system")) if isinstance(row, dict) else ""
+    system = text_of(row.get("system")) if isinstance(row, dict) else ""
     if key := listed(row):
         return system, messages(row[key])
-    if isinstance(row, dict) and _is_messages(row.get("prompt")):
-        return system, messages(row["prompt"])
+    if isinstance(row, dict) and _is_messages(prompt := unpacked(row.get("prompt"))):
+        return system, messages(prompt)
     question = _sole(row, "question")
     below = next((row[name] for name in CHAT["below the question"] if row.get(name)), "")
     if isinstance(below, list | dict):
@@ -131,6 +132,16 @@ def _parsed(value: Any) -> Any:
             return json.loads(value)
         except (ValueError, RecursionError) as no:
             raise Reject("unknown form", f"a list as text: {no}") from None
+    return value
+
+
+def unpacked(value: Any) -> Any:
+    """Messages that a table holds as their JSON text; anything else as it is."""
+    if isinstance(value, str) and value.lstrip().startswith("[{"):
+        with contextlib.suppress(ValueError, RecursionError):
+            inside = json.loads(value)
+            if _is_messages(inside) and all(field(one, CHAT["speaker"]) for one in inside):
+                return inside
     return value
 
 
