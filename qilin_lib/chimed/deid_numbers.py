@@ -86,9 +86,7 @@ _BARE = rf"(?:{trie(listed('records'))}|(?:ID|MRN)(?<![A-Za-z]ID)(?<![A-Za-z]MRN
 _BARE += r"(?=[A-Za-z]{0,4}-?[\d-]{5})(?!(?:19|20)\d\d[-./年])"
 # "编号" alone numbers things too; beside a picture, a form, or at the beginning of a field it is a patient's.
 _OWN_NUMBER = r"(?:(?:(?<=[\n\t　])|\A)编号(?=[：:]|[A-Z])|(?:片|单|图|本|册|卡)[（(，,]编号|检查(?=[A-Z]{2}\d{6}))"
-_RECORD_LABELLED = (
-    rf"(?:(?:{_RECORD}|{_OWN_NUMBER}){_IS}|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}|{_BARE}){_CODE}(?! ?[年例份张页])"
-)
+_RECORD_LABELLED = rf"(?:(?:{_RECORD}|{_OWN_NUMBER})(?:{_IS}|[（(])|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}|{_BARE}){_CODE}(?! ?[年例份张页])"
 _PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 _PLATE = (
     rf"(?P<id>[{_PROVINCES}][A-HJ-Z] ?[·•・.-]? ?(?=[A-Z]{{0,4}}\d)[A-HJ-NP-Z\d]{{4,5}}[A-HJ-NP-Z\d挂学警港澳])"
@@ -126,7 +124,7 @@ def _pages(text: str) -> Spans:
 
 
 _LATIN_APPS = r"(?:QQ|qq|Qq|WeChat|Wechat|wechat|VX|Vx|vx|WX|Wx|wx)(?<![A-Za-z]QQ)(?<![A-Za-z][qQVvWw][qXx])群?"
-_APP = rf"(?:{trie(listed('accounts'))}|{_LATIN_APPS})(?:号码|号|ID|id)?"
+_APP = rf"(?:{trie(listed('accounts'))}|{_LATIN_APPS})(?:号码|号| ?ID| ?id)?"
 _OWN = r"(?:[么吗呢吧]?[，,？? ]{0,2}(?:我|他|她)的?)?"
 _ACCOUNT = (
     rf"(?P<id>\d(?:[ -]\d){{4,11}}|\d{{2,5}}(?:[ -]\d{{2,5}}(?! ?[岁年月日天次元])){{1,5}}"
