@@ -86,7 +86,10 @@ _BARE = rf"(?:{trie(listed('records'))}|(?:ID|MRN)(?<![A-Za-z]ID)(?<![A-Za-z]MRN
 _BARE += r"(?=[A-Za-z]{0,4}-?[\d-]{5})(?!(?:19|20)\d\d[-./年])"
 # "编号" alone numbers things too; beside a picture, a form, or at the beginning of a field it is a patient's.
 _OWN_NUMBER = r"(?:(?:(?<=[\n\t　])|\A)编号(?=[：:]|[A-Z])|(?:片|单|图|本|册|卡)[（(，,]编号|检查(?=[A-Z]{2}\d{6}))"
-_RECORD_LABELLED = rf"(?:(?:{_RECORD}|{_OWN_NUMBER})(?:{_IS}|[（(])|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}|{_BARE}){_CODE}(?! ?[年例份张页])"
+_RECORD_LABELLED = (
+    rf"(?:(?:{_RECORD}|{_OWN_NUMBER})(?:{_IS}|[（(])"
+    rf"|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}|{_BARE}){_CODE}(?! ?[年例份张页])"
+)
 _PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 _PLATE = (
     rf"(?P<id>[{_PROVINCES}][A-HJ-Z] ?[·•・.-]? ?(?=[A-Z]{{0,4}}\d)[A-HJ-NP-Z\d]{{4,5}}[A-HJ-NP-Z\d挂学警港澳])"
