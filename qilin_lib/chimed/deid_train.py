@@ -55,8 +55,11 @@ _ROLES += [label.replace("_", " ") for label in listed("labels") if not label.is
 
 def _pool(table: dict[str, int], least: int) -> list[str]:
     """Letters of a name in one place of it, the more often the likelier."""
-    scores = ((letter, score) for letter, score in sorted(table.items()) if "\u4e00" <= letter <= "\u9fa5")
-    return [letter for letter, score in scores if score > least for _ in range(1 + max(0, (score - least) // 12))]
+    letters = []
+    for letter, score in sorted(table.items()):
+        if score > least and "\u4e00" <= letter <= "\u9fa5":
+            letters += [letter] * (1 + (score - least) // 12)
+    return letters
 
 
 _, _MIDDLE, _LAST = map(_pool, name_letters(), (-110, -130, -130))
