@@ -22,7 +22,7 @@ from pyarrow.parquet import ParquetWriter
 from qilin_lib import files
 from qilin_lib.chimed.sources import excluded, forbids_derivatives
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.runs import Run, runs_dir
+from qilin_lib.runs import Run, find
 
 STAGE = "01_build_chimed"
 _TURNS = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
@@ -67,13 +67,10 @@ def export(run_or_folder: str, dest: Path, licences: Sequence[str] = ()) -> Coun
 
 
 def _run(word: str) -> Run:
-    """The run of that name, in that folder, or whose 01 is that folder."""
+    """The run in that folder, whose 01 is that folder, or of that name."""
     path = Path(word).absolute()
-    for folder in (runs_dir() / word, path, path.parent if path.name == STAGE else path):
-        if (folder / STAGE).is_dir():
-            return Run(folder)
-    there = sorted(folder.parent.name for folder in runs_dir().glob(f"*/{STAGE}"))
-    raise QilinError(f"'{word}': no run or folder with {STAGE}{nearest(word, there)}; there are {there}")
+    folder = path.parent if path.name == STAGE else path
+    return Run(folder) if (folder / STAGE).is_dir() else find(word)
 
 
 def _write(stage: Path, folder: Path, name: str, licences: Sequence[str]) -> Counts:

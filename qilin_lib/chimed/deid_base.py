@@ -63,16 +63,16 @@ def by(pattern: str, accept: Accept = bool) -> Finder:
     return spans
 
 
-def near(anchor: str, pattern: str, accept: Accept = bool) -> Finder:
-    """As `by`, for a pattern whose matches lie within 24 characters of an anchor: nothing else is searched."""
+def near(anchor: str, pattern: str, accept: Accept = bool, reach: int = 24) -> Finder:
+    """As `by`, for a pattern whose matches lie within `reach` characters of an anchor: nothing else is searched."""
     anchors, search = re.compile(anchor).finditer, re.compile(pattern).search
 
     def spans(text: str) -> Spans:
         last = 0
         for place in anchors(text):
             if place.start() >= last:
-                start = max(last, place.start() - 24)
-                while (match := search(text, start, place.end() + 24)) and match.start() <= place.end():
+                start = max(last, place.start() - reach)
+                while (match := search(text, start, place.end() + reach)) and match.start() <= place.end():
                     start = last = match.end()
                     if accept(match):
                         yield match.span(match.lastgroup)

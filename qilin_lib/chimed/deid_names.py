@@ -301,14 +301,6 @@ def _common(key: Key) -> int:
     return sum(weights().get(tag, 0) for tag in shared(key))
 
 
-@lru_cache(1 << 15)
-def _value(before: str, name: str, after: str, cue: str, told: bool) -> int:
-    """The sum of the weights of a name between these letters."""
-    start = len(before)
-    key, letters = features(before + name + after, start, start + len(name), cue, told)
-    return _common(key) + sum(weights().get(tag, 0) for tag in letters)
-
-
 def proposed(text: str) -> Iterator[tuple[Place, str, bool]]:
     """The places in `text` where a name may stand, each with the cue before it and whether somebody speaks."""
     found, starts = places(text)
@@ -346,8 +338,8 @@ def _names(text: str) -> Spans:
         return
     values = {}
     for (start, end), cue, told in proposed(text):
-        before, after = text[max(0, start - 3) : start], text[end : end + 20]
-        values[start, end] = _value(before, text[start:end], after, cue, told)
+        key, letters = features(text, start, end, cue, told)
+        values[start, end] = _common(key) + sum(weights().get(tag, 0) for tag in letters)
     for match in _surname_alone(text) if "姓" in text else ():
         values |= {match.span(part): 10**6 for part in (1, 2, 3) if _called(match, part)}
     yield from best(values)

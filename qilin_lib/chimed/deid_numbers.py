@@ -87,7 +87,8 @@ _BARE += r"(?=[A-Za-z]{0,4}-?[\d-]{5})(?!(?:19|20)\d\d[-./年])"
 # "编号" alone numbers things too; beside a picture, a form, or at the beginning of a field it is a patient's.
 _OWN_NUMBER = r"(?:(?:(?<=[\n\t　])|\A)编号(?=[：:]|[A-Z])|(?:片|单|图|本|册|卡)[（(，,]编号|检查(?=[A-Z]{2}\d{6}))"
 _RECORD_LABELLED = (
-    rf"(?:(?:{_RECORD}|{_OWN_NUMBER}){_IS}|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}|{_BARE}){_CODE}(?! ?[年例份张页])"
+    rf"(?:(?:{_RECORD}|{_OWN_NUMBER})(?:{_IS}|[（(])"
+    rf"|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}|{_BARE}){_CODE}(?! ?[年例份张页])"
 )
 _PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 _PLATE = (
@@ -126,7 +127,7 @@ def _pages(text: str) -> Spans:
 
 
 _LATIN_APPS = r"(?:QQ|qq|Qq|WeChat|Wechat|wechat|VX|Vx|vx|WX|Wx|wx)(?<![A-Za-z]QQ)(?<![A-Za-z][qQVvWw][qXx])群?"
-_APP = rf"(?:{trie(listed('accounts'))}|{_LATIN_APPS})(?:号码|号|ID|id)?"
+_APP = rf"(?:{trie(listed('accounts'))}|{_LATIN_APPS})(?:号码|号| ?ID| ?id)?"
 _OWN = r"(?:[么吗呢吧]?[，,？? ]{0,2}(?:我|他|她)的?)?"
 _ACCOUNT = (
     rf"(?P<id>\d(?:[ -]\d){{4,11}}|\d{{2,5}}(?:[ -]\d{{2,5}}(?! ?[岁年月日天次元])){{1,5}}"
@@ -190,8 +191,8 @@ _CALL = (
     rf"|{_AREA}[- ]?[2-9]\d{{6,7}}"
     rf"|[2-9]\d{{2}}[- ]\d{{3}}[- ]\d{{4}}|[2-9]\d{{2,3}}[- ]\d{{4}}|[2-9]\d{{6,7}}){_NO_UNIT}"
 )
-_next_call = re.compile(rf"[/、或]{{1,2}}(?P<id>[2-9]\d{{6,7}}){_NO_UNIT}").match
-_call_end = re.compile(rf"{HIDDEN}(?=[/、或]{{1,2}}\d{{7}})").finditer
+# The second of "5550123/5550124/5550125"; the third when that is hidden, too.
+_NEXT_CALL = rf"{HIDDEN}[/、或]{{1,2}}(?P<id>[2-9]\d{{6,7}}){_NO_UNIT}"
 # Whose number it is: the last of these words before it in its sentence decides.
 _owner = re.compile(
     r"(?P<public>邮编|医院|我院|本院|总机|急诊|急救|热线|客服|咨询|投诉(?!人)|预约|挂号|订餐|护士站|护办|科室|科里|病区|病房|检验科|服务|中心|药[店房]|诊所"
@@ -209,15 +210,6 @@ def _private(match: re.Match[str]) -> bool:
         return not _lot(match.string, max(0, start - 8), start)
     owners = [owner["public"] for owner in _owner(_sentence(match.string[max(0, start - 40) : start])[-1])]
     return not owners or owners[-1] is None
-
-
-def _next_calls(text: str) -> Spans:
-    # The second and third of "5550123/5550124/5550125", of which an earlier rule found the first.
-    for end in _call_end(text):
-        place = end.end()
-        while match := _next_call(text, place):
-            place = match.end()
-            yield match.span("id")
 
 
 # --- beds -------------------------------------------------------------------------------------------------------------
@@ -326,7 +318,7 @@ NUMBER_GROUPS = (
         Rule("电话", by(_MOBILE, _private)),
         Rule("电话", by(_LANDLINE, _private)),
         Rule("电话", by(_CALLED + _CALL, _private)),
-        Rule("电话", _next_calls),
+        Rule("电话", by(_NEXT_CALL)),
         Rule("电话", answered("电话|手机|联系方式|联系[您你]|号码", _CALL)),
     ),
     group(each("一幺壹1", rf"(?:(?:，|{_SEP})?[{_SPOKEN}\d]){{4}}"), Rule("电话", by(_MOBILE_SAID))),

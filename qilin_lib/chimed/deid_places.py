@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from qilin_lib.chimed.deid_base import HAN, Finder, Rule, Spans, answered, by, each, group
+from qilin_lib.chimed.deid_base import HAN, Finder, Rule, Spans, answered, by, each, group, near
 
 # The name of a place holds none of the words that lead up to it: "我去天津市和平路26号" keeps its "我去".
 _P = "(?![的在于去位我你他她到至住是从往回寄与及或被把给说您这吗呢吧但因为很就请得了着写]|自(?!贡))[\u4e00-\u9fa5]"
@@ -43,11 +43,8 @@ _VILLAGE_AT += rf"|村(?:{HAN}{{0,14}}第[一二三四五六七八九十\d]{{1,3
 _VILLAGE = (
     rf"(?P<id>{_P}{{2,5}}[镇乡]{_P}{{1,6}}?村(?:{_N}[组社队]|[东西南北]头|{_P}{{1,4}}?屯)?(?:{HAN}{{0,14}}?{_HOUSE})?)"
 )
+# What leads up to an address and is no part of it: "现居".
 _home = re.compile("[现新原旧]?(?:居住?|址)|老家|籍贯|户籍|家").match
-_province = re.compile(
-    "(?:河北|山西|辽宁|吉林|黑龙江|江苏|浙江|安徽|福建|江西|山东|河南|湖北|湖南|广东|海南|四川|贵州|云南|陕西|甘肃|青海"
-    "|台湾|北京|天津|上海|重庆|内蒙古|广西|西藏|宁夏|新疆)(?![东西南北中]?[路街巷道])"
-).search
 _institution = re.compile(
     r"(?:医院|[我本]院|诊所|门诊部?|药[店房]|卫生院|疾控|中心|大学|学院|研究所|编辑部|出版社|协会|公司|网站地图|机构|科|委员会|政府|企业|厂)】?"
     r"(?:的?(?:地 ?址|位于|坐落于|在|设在))?[^，。；\n]{0,3}\n?(?:地址)?[：: ]{0,2}$"
@@ -56,31 +53,17 @@ _institution = re.compile(
 _hospital = re.compile("(?:的|这家|那家)?[\u4e00-\u9fa5]{0,8}(?:医院|诊所|卫生院| 邮编)|[ ，,]?邮编").match
 
 
-def _lead(address: str) -> int:
-    """How many characters lead up to an address and are no part of it: "现居", what stands before a province."""
-    if province := _province(address):
-        return province.start()
-    home = _home(address)
-    return home.end() if home else 0
-
-
-def _anchored(at: str, pattern: str) -> Finder:
-    """Matches of `pattern` that reach an anchor.
-
-    A place name may begin anywhere, so only what stands up to 40 characters before an anchor is tried.
-    """
-    anchors, search = re.compile(at).finditer, re.compile(pattern).search
+def _home_at(anchor: str, pattern: str) -> Finder:
+    """Matches of `pattern` around an anchor, without what leads up to them, but for those of institutions."""
+    found = near(anchor, pattern, reach=40)
 
     def spans(text: str) -> Spans:
-        last = 0
-        for anchor in anchors(text):
-            if anchor.start() >= last and (match := search(text, max(last, anchor.start() - 40), anchor.end() + 40)):
-                last = match.end()
-                start = match.start() + _lead(match["id"])
-                if not (
-                    _someone(text[start:last]) or _institution(text, max(0, start - 24), start) or _hospital(text, last)
-                ):
-                    yield start, last
+        for begin, end in found(text):
+            lead = _home(text, begin)
+            start = lead.end() if lead else begin
+            public = _institution(text, max(0, start - 24), start) or _hospital(text, end)
+            if not public and "某" not in text[start:end]:
+                yield start, end
 
     return spans
 
@@ -94,7 +77,6 @@ _LIVES = (
     rf"(?:\d{{1,5}}{_UNITS}){{0,4}}(?:\d{{1,4}}(?:-\d{{1,4}}){{1,3}})?(?:[东西南北]头)?{_TAIL})"
 )
 _vague = re.compile(r"[一某]|^(?:农|乡|山|小)?[村镇街乡]$|^(?:农村|乡镇|小镇|小区|社区)").search
-_someone = re.compile("某").search
 _kinds = re.compile("[省市区县旗镇乡村路街巷号栋]").findall
 # Whose address it is that stands behind "地址": that of a hospital is public.
 _public = re.compile(
@@ -115,13 +97,13 @@ PLACE_GROUPS = (
     # The label first: what follows it goes as a whole.
     group("址|住[：:]|所在地|籍|现居|老家", Rule("地址", by(_LABELLED, _address))),
     group(
-        each("路街巷弄道同区园苑寓村舍里", _STREET_AT.partition("]")[2]), Rule("地址", _anchored(_STREET_AT, _STREET))
+        each("路街巷弄道同区园苑寓村舍里", _STREET_AT.partition("]")[2]), Rule("地址", _home_at(_STREET_AT, _STREET))
     ),
-    group(each("县旗镇乡道", _RURAL_AT.partition("]")[2]), Rule("地址", _anchored(_RURAL_AT, _RURAL))),
-    group("村", Rule("地址", _anchored(_VILLAGE_AT, _VILLAGE))),
+    group(each("县旗镇乡道", _RURAL_AT.partition("]")[2]), Rule("地址", _home_at(_RURAL_AT, _RURAL))),
+    group("村", Rule("地址", _home_at(_VILLAGE_AT, _VILLAGE))),
     group(
         each(_ESTATE_ENDS, r"[A-Z]?\d{1,3}-"),
-        Rule("地址", _anchored(_HOUSES, f"(?P<id>{_ESTATE})")),
+        Rule("地址", _home_at(_HOUSES, f"(?P<id>{_ESTATE})")),
     ),
     group(
         "址|家住|现住|住在|家在|住哪",

@@ -64,21 +64,18 @@ def score(cases: Iterable[Case]) -> tuple[Row, ...]:
 
     A span counts as found when type and borders agree exactly, but for spaces at its ends.
     """
-    right: Counter[str] = Counter()
-    wrong: Counter[str] = Counter()
-    missed: Counter[str] = Counter()
-    covered: Counter[str] = Counter()
+    counts: Counter[tuple[str, str]] = Counter()
     for case in cases:
         found = find(case.text)
         wanted = {_trim(case.text, *span) for span in case.spans}
         given = {_trim(case.text, *span) for span in found}
-        right.update(kind for *_, kind in wanted & given)
-        wrong.update(kind for *_, kind in given - wanted)
-        missed.update(kind for *_, kind in wanted - given)
         gone = {place for start, end, _ in found for place in range(start, end)}
-        covered.update(kind for start, end, kind in wanted if gone.issuperset(range(start, end)))
-    rows = [Row(kind, right[kind], wrong[kind], missed[kind], covered[kind]) for kind in KINDS]
-    return (*rows, Row(ALL, right.total(), wrong.total(), missed.total(), covered.total()))
+        covered = {span for span in wanted if gone.issuperset(range(*span[:2]))}
+        sets = (wanted & given, given - wanted, wanted - given, covered)
+        for column, spans in zip(Row._fields[1:], sets, strict=True):
+            counts.update((column, kind) for *_, kind in spans)
+            counts[column, ALL] += len(spans)
+    return tuple(Row(kind, *(counts[column, kind] for column in Row._fields[1:])) for kind in (*KINDS, ALL))
 
 
 def _trim(text: str, start: int, end: int, kind: str) -> Span:

@@ -14,7 +14,6 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
 from importlib.resources import files
 from pathlib import Path
 
@@ -34,47 +33,36 @@ Place = tuple[int, int]
 Example = tuple[str, list[tuple[Place, list[str], bool]]]
 
 _SLOTS = yaml.safe_load(files("qilin_lib.chimed").joinpath("data/deid_slots.yaml").read_text(encoding="utf-8"))
-_LISTS = {slot: words.split() for slot, words in _SLOTS.items()}
+# Sentences with slots for names ({n}, {s}) and other words; those that begin with "=" hold none.
+FRAMES = files("qilin_lib.chimed").joinpath("data/deid_frames.txt").read_text(encoding="utf-8").splitlines()
+_LISTS = {slot: value.split() for slot, value in _SLOTS.items()}
 _COMMON = listed("surnames")[:96]
 _ALL, _DOUBLE, _SYLLABLES = sorted(SURNAMES), sorted(DOUBLE), sorted(SYLLABLES)
 
 
-@cache
-def _pools() -> list[list[str]]:
-    """Letters of a name in its first, a middle and its last place, the more often the likelier."""
-    return [
-        [
-            letter
-            for letter, score in sorted(table.items())
-            if score > least and "\u4e00" <= letter <= "\u9fa5"
-            for _ in range(1 + max(0, (score - least) // 12))
-        ]
-        for table, least in zip(name_letters(), (-110, -130, -130), strict=True)
-    ]
+_KNOWN, _WORDS = words()
+# Words of two letters that a given name may be, and those that a whole name may be: 木香, 高兴.
+_PAIRS = sorted(word for word in _WORDS if len(word) == 2)
+_GIVEN = [word for word in _PAIRS if -208 < _KNOWN.get(word, 0) < -152]
+_WHOLE = [word for word in _PAIRS if word[0] in SURNAMES and _KNOWN.get(word, 0) < -170]
+# Verbs and adverbs.
+_TAGS = ("v", "d", "ad", "vd")
+_VERBS = sorted(word for word, count, tag in dictionary() if len(word) in (2, 3) and tag in _TAGS and count > 200)
+_STAFF = ("医师", "医生", "护士", "者", "人")
+_ROLES = [role + who for role in listed("roles") for who in _STAFF]
+_ROLES += [label.replace("_", " ") for label in listed("labels") if not label.isascii()] * 4
 
 
-@cache
-def _words() -> tuple[list[str], list[str]]:
-    """Words of two letters that a given name may be, and those that a whole name may be: 木香, 高兴."""
-    known, common = words()
-    return (
-        sorted(word for word, score in known.items() if len(word) == 2 and -208 < score < -152 and word in common),
-        [word for word in sorted(common) if len(word) == 2 and word[0] in SURNAMES and known.get(word, 0) < -170],
-    )
+def _pool(table: dict[str, int], least: int) -> list[str]:
+    """Letters of a name in one place of it, the more often the likelier."""
+    letters = []
+    for letter, score in sorted(table.items()):
+        if score > least and "\u4e00" <= letter <= "\u9fa5":
+            letters += [letter] * (1 + (score - least) // 12)
+    return letters
 
 
-@cache
-def _verbs() -> list[str]:
-    """Verbs and adverbs of jieba's dictionary."""
-    tags = ("v", "d", "ad", "vd")
-    return sorted(word for word, count, tag in dictionary() if len(word) in (2, 3) and tag in tags and count > 200)
-
-
-@cache
-def _roles() -> list[str]:
-    labels = [label.replace("_", " ") for label in listed("labels") if not label.isascii()]
-    staff = ("医师", "医生", "护士", "者", "人")
-    return [role + who for role in listed("roles") for who in staff] + labels * 4
+_, _MIDDLE, _LAST = map(_pool, name_letters(), (-110, -130, -130))
 
 
 def _surname(dice: random.Random) -> str:
@@ -88,13 +76,12 @@ def _surname(dice: random.Random) -> str:
 
 def _given(dice: random.Random) -> str:
     """A given name of one or two letters, or a word."""
-    _, middle, last = _pools()
     kind = dice.random()
     if kind < 0.05:
         return dice.choice("是由之其")
     if kind < 0.25:
-        return dice.choice(last)
-    return dice.choice(_words()[0]) if kind < 0.42 else dice.choice(middle) + dice.choice(last)
+        return dice.choice(_LAST)
+    return dice.choice(_GIVEN) if kind < 0.42 else dice.choice(_MIDDLE) + dice.choice(_LAST)
 
 
 def _full_name(dice: random.Random) -> str:
@@ -109,11 +96,11 @@ def _full_name(dice: random.Random) -> str:
         return dice.choice((" ", "　")).join(name)
     if kind < 0.165:
         return _latin(dice)
-    return dice.choice(_words()[1]) if kind < 0.21 else _surname(dice) + _given(dice)
+    return dice.choice(_WHOLE) if kind < 0.21 else _surname(dice) + _given(dice)
 
 
 def _minority(dice: random.Random) -> str:
-    letters = (_pools()[1] if dice.random() < 0.1 else _SYLLABLES for _ in range(dice.randint(2, 4)))
+    letters = (_MIDDLE if dice.random() < 0.1 else _SYLLABLES for _ in range(dice.randint(2, 4)))
     return "".join(map(dice.choice, letters))
 
 
@@ -130,9 +117,9 @@ _FILL: dict[str, Callable[[random.Random], str]] = {
     "s": _surname,
     "L": _latin,
     "h": lambda dice: HIDDEN,
-    "v": lambda dice: dice.choice(_verbs()),
+    "v": lambda dice: dice.choice(_VERBS),
     "c": lambda dice: dice.choice("： ：|:|: | |　|".split("|")),
-    "r": lambda dice: dice.choice(_roles()),
+    "r": lambda dice: dice.choice(_ROLES),
     "q": lambda dice: dice.choice(listed("addresses")),
     "d": lambda dice: str(dice.randint(1, 79)),
     **{slot: lambda dice, slot=slot: dice.choice(_LISTS[slot]) for slot in "gketyx"},
@@ -199,15 +186,10 @@ def from_cases(cases: Iterable[Case], label: str, fills: int = 0) -> Iterator[Ex
 def from_frames(seed: int, fills: int) -> Iterator[Example]:
     """Examples from the frames, each filled `fills` times."""
     dice = random.Random(seed)
-    for number, frame in enumerate(frames()):
+    for number, frame in enumerate(FRAMES):
         for _ in range(fills if "{" in frame else 1):
             for view, kept in views(*fill(frame, dice)):
                 yield from examples(f"frame{number}", view, kept)
-
-
-def frames() -> list[str]:
-    """The frames: sentences with slots for names ({n}, {s}) and other words; those that begin with "=" hold none."""
-    return files("qilin_lib.chimed").joinpath("data/deid_frames.txt").read_text(encoding="utf-8").splitlines()
 
 
 def from_raw(folder: Path, chars: int) -> Iterator[Example]:
@@ -240,7 +222,13 @@ def train(given: list[Example], seed: int = 1, epochs: int = 8, margin: int = 60
     In each text the best places that overlap none better are taken, as when names are looked for; what is taken
     wrongly loses weight, what is missed wins.
     """
-    kept = _numbered(given, least)
+    whence = defaultdict(set)
+    for source, rows in given:
+        for _, found, _ in rows:
+            for feature in found:
+                whence[feature].add(source)
+    having = sorted(feature for feature, those in whence.items() if len(those) >= least)
+    kept = {feature: number for number, feature in enumerate(having)}
     texts = [
         [
             (place, [kept[f] for f in found if f in kept], -margin if gold else margin, gold)
@@ -262,16 +250,6 @@ def train(given: list[Example], seed: int = 1, epochs: int = 8, margin: int = 60
             step += 1
     means = {feature: round(16 * (now[f] * step - total[f]) / step) for feature, f in kept.items()}
     return {feature: mean for feature, mean in means.items() if abs(mean) > 23}
-
-
-def _numbered(given: list[Example], least: int) -> dict[str, int]:
-    """A number for each feature that so many sources have."""
-    sources = defaultdict(set)
-    for source, rows in given:
-        for feature in {feature for _, found, _ in rows for feature in found}:
-            if len(sources[feature]) < least:
-                sources[feature].add(source)
-    return {f: number for number, f in enumerate(sorted(f for f, having in sources.items() if len(having) >= least))}
 
 
 def main() -> None:

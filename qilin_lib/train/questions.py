@@ -25,11 +25,7 @@ def is_question(text: str) -> bool:
     if MARKED.search(text):
         return True
     begin = 1 + max(text.rfind(mark) for mark in "。！；，,？?")
-    last = text[begin:]
-    if text[:begin].endswith(("？", "?")):
-        # What stands right behind a question mark belongs to that question.
-        last = (re.split(r"\s", last, maxsplit=1) + [""])[1]
-    return WORDS.search(last) is not None
+    return WORDS.search(text, begin) is not None
 
 
 def counted(messages: Sequence[dict[str, str]]) -> tuple[int, int]:
@@ -58,15 +54,14 @@ def drawn(
     conversations: Sequence[Any], often: np.ndarray, wanted: float, seed: int
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """(`often` with 0 for what is left out, facts: the share before and after) of a training set's conversations."""
-    counts, used = np.array([counted(one) for one in conversations]).reshape(-1, 2), np.flatnonzero(often)
-    kept = chosen(counts[used], wanted, seed)
-    if len(used) and not kept.any():
+    counts = np.array([counted(one) for one in conversations], dtype=int).reshape(-1, 2) * often[:, None]
+    kept = chosen(counts, wanted, seed)
+    result = often * kept
+    sums = [rows.sum(axis=0).tolist() for rows in (counts, counts[kept])]
+    if often.any() and not result.any():
         raise QilinError(
-            f"question_share = {wanted}: among {int(counts[used, 1].sum())} turns {int(counts[used, 0].sum())} are "
-            "questions, and no choice of conversations has that share; nearest valid: null"
+            f"question_share = {wanted}: among {sums[0][1]} turns {sums[0][0]} are questions, and no choice of "
+            "conversations has that share; nearest valid: null"
         )
-    result = often.copy()
-    result[used[~kept]] = 0
-    sums = [counts[rows].sum(axis=0).tolist() for rows in (used, used[kept])]
     before, after = (asked / turns if turns else None for asked, turns in sums)
     return result, {"wanted": wanted, "before": before, "after": after, "left_out": int((~kept).sum())}

@@ -31,27 +31,17 @@ def messages(*turns, first=0):
         ("cpt", Dialogue(FOUR), "患者：问\n医生：答\n患者：再问\n医生：再答"),
         ("general", Dialogue(FOUR), "问\n答\n再问\n再答"),
         ("cpt", ASTHMA, "哮喘\n检查：肺功能\n哮喘的病因是什么？过敏。\n哮喘有哪些症状？喘、咳。"),
+        ("cpt", Disease("哮喘", (("常用药物", ("甲片", "乙片")), ("推荐药物", ("乙片", "丙片", "甲片")))),
+         "哮喘\n哮喘一般用什么药？甲片、乙片、丙片。"),
+        ("cpt", Disease("哮喘", (("简介", ("有炎症。", "反复发作。")), ("病因", ("过敏引起。", "敏；", "尘螨")))),
+         "哮喘\n简介：有炎症。反复发作。\n哮喘的病因是什么？过敏引起。敏；尘螨。"),
         ("sft", Passage("", "文"), None),
         ("dpo", Dialogue(FOUR[:2]), None),
     ],
-)
+)  # fmt: skip
 def test_a_line(name, payload, line):
     key = {"sft": "messages"}.get(name, "text")
     assert compose(name, payload) == (None if line is None else {key: line})
-
-
-@pytest.mark.parametrize(
-    "features, text, questions",
-    [
-        ((("常用药物", ("甲片", "乙片")), ("推荐药物", ("乙片", "丙片", "甲片"))), "哮喘",
-         [("哮喘一般用什么药？", "甲片、乙片、丙片。")]),
-        ((("简介", ("气道有炎症。", "反复发作。")), ("病因", ("过敏引起。", "敏；", "尘螨"))),
-         "哮喘\n简介：气道有炎症。反复发作。", [("哮喘的病因是什么？", "过敏引起。敏；尘螨。")]),
-    ],
-)  # fmt: skip
-def test_sentences_are_joined_as_sentences_and_nothing_stands_twice(features, text, questions):
-    entity = Disease("哮喘", features)
-    assert (compose("cpt", entity)["text"]) == "\n".join([text, *map("".join, questions)])
 
 
 GRAPHS = ("kg_cpubmed", "kg_39health", "kg_xywy")

@@ -12,12 +12,11 @@ import numpy as np
 import pytest
 from opencc import OpenCC
 
-from qilin_lib.chimed import sources
 from qilin_lib.chimed.compose import general_text
 from qilin_lib.chimed.decontaminate import Hit, Index
-from qilin_lib.chimed.items import BENCHMARKS, Item, item_of
+from qilin_lib.chimed.items import Item, item_of
 from qilin_lib.chimed.letters import folded
-from qilin_lib.chimed.records import Dialogue, Exam, Passage, Payload, Record
+from qilin_lib.chimed.records import Dialogue, Passage, Payload, Record
 
 SHARE = 0.6
 
@@ -30,14 +29,6 @@ def test_what_regions_simplify_in_other_ways_is_folded_together():
     han = [chr(code) for code in range(0x4E00, 0xA000)]
     regional = OpenCC("hk2s").convert(OpenCC("tw2s").convert("\n".join(han))).split("\n")
     assert folded(han) == folded(regional)
-
-
-def test_every_source_that_feeds_the_evaluation_is_a_benchmark():
-    feeding = {source.name for source in sources.REGISTRY if any("eval" in feed.rows for feed in source.feeds)}
-    assert feeding == BENCHMARKS.keys()
-    assert set(BENCHMARKS.values()) >= {"ceval", "cmexam", "huatuo", "cmmlu", "medqa", "cmtmedqa"}
-    for name, benchmark in BENCHMARKS.items():
-        assert item_of(Record(name, "x.csv", 2, Exam("题干", (("A", "甲"),), "A", ""))).benchmark == benchmark
 
 
 def test_a_dialogue_is_held_by_all_that_is_said_and_not_by_how_it_begins():

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from unicodedata import normalize
 
+import pytest
+
 from qilin_lib.chimed.deid_numbers import valid_identity_number
 from qilin_lib.chimed.deid_score import Case, labelled_cases, score
-from qilin_lib.chimed.deidentify import KINDS
 
 # First two digits of identity numbers that exist (GB/T 2260).
 PROVINCES = {place for first, last in ((11, 15), (21, 23), (31, 37), (41, 46), (50, 54), (61, 65), (81, 83))
@@ -50,26 +51,22 @@ def test_precision_and_recall_reach_what_is_asked() -> None:
     assert found / labelled >= 0.98
 
 
-def test_score_counts_found_wrong_and_missed() -> None:
-    cases = [
-        Case("电话13912345678", ((2, 13, "电话"),), "tune"),
-        Case("电话13912345678，李医生", ((0, 13, "电话"), (14, 15, "姓名")), "tune"),  # a border that is not found
-        Case("打13912345678", (), "tune"),  # a span that should not be there
-        Case("小名豆豆", ((2, 4, "姓名"),), "tune"),  # a name no rule knows
-    ]
-    rows = {row.type: row for row in score(cases)}
-    phone, name, overall = rows["电话"], rows["姓名"], rows["all"]
-    assert (phone.true_positives, phone.false_positives, phone.false_negatives, phone.covered) == (1, 2, 1, 1)
-    assert (name.true_positives, name.false_positives, name.false_negatives) == (1, 0, 1)
-    assert (overall.true_positives, overall.false_positives, overall.false_negatives) == (2, 2, 2)
+PHONE, WRONG = ((2, 13, "电话"),), ((0, 13, "电话"), (14, 15, "姓名"))
 
 
-def test_spaces_at_the_ends_of_a_label_do_not_count() -> None:
-    row = score([Case("手机 13912345678 ", ((2, 15, "电话"),), "tune")])[KINDS.index("电话")]
-    assert (row.true_positives, row.false_positives, row.false_negatives, row.covered) == (1, 0, 0, 1)
-
-
-def test_covered_asks_for_every_character_and_no_type() -> None:
-    cases = [Case("支付宝账号：13912345678", ((6, 17, "电话"),), "tune"), Case("姓名：王小", ((2, 5, "姓名"),), "tune")]
-    overall = score(cases)[-1]
-    assert (overall.true_positives, overall.covered, overall.labelled) == (0, 1, 2)
+@pytest.mark.parametrize(
+    "cases, kind, counts",
+    [
+        # A border that is not found, a span that should not be there, a name that no rule knows.
+        ({"电话13912345678": PHONE, "电话13912345678，李医生": WRONG, "打13912345678": ()}, "电话", (1, 2, 1, 1)),
+        ({"电话13912345678，李医生": WRONG, "小名豆豆": ((2, 4, "姓名"),)}, "姓名", (1, 0, 1, 1)),
+        ({"电话13912345678，李医生": WRONG, "小名豆豆": ((2, 4, "姓名"),), "打13912345678": ()}, "all", (1, 2, 2, 1)),
+        # Spaces at the ends of a label do not count.
+        ({"手机 13912345678 ": ((2, 15, "电话"),)}, "电话", (1, 0, 0, 1)),
+        # Covered asks for every character and no type.
+        ({"支付宝账号：13912345678": ((6, 17, "电话"),), "姓名：王小": ((2, 5, "姓名"),)}, "all", (0, 2, 2, 1)),
+    ],
+)
+def test_score_counts_found_wrong_missed_and_covered(cases: dict, kind: str, counts: tuple) -> None:
+    rows = {row.type: row for row in score(Case(text, spans, "tune") for text, spans in cases.items())}
+    assert rows[kind] == (kind, *counts)
