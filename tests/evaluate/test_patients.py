@@ -136,6 +136,8 @@ def test_a_bad_row_is_listed_with_its_line(tmp_path: Path) -> None:
         {"id": "c", "prompt": "疼。", "record": [{"words": "几天", "says": "三天。"}], "rubrics": good},
         {"id": "d", "prompt": "疼。", "record": [fact]},
         {"id": "a", "prompt": "痒。", "record": [fact], "rubrics": good},
+        {"id": "e", "prompt": "疼。", "record": [fact], "rubrics": [{"criterion": "好"}]},
+        {"id": "f", "prompt": "疼。", "record": [fact], "rubrics": [{"criterion": "坏", "points": -1}]},
     ]
     write_jsonl(tmp_path / "patients" / "mine.jsonl", rows)
     made = task(tmp_path)
@@ -145,6 +147,8 @@ def test_a_bad_row_is_listed_with_its_line(tmp_path: Path) -> None:
         (3, "record.0.words"),
         (4, "rubrics"),
         (5, "id a came before"),
+        (6, "rubrics.0.points"),
+        (7, "rubrics"),
     ]
 
 
