@@ -6,20 +6,44 @@ Nothing is measured without a judge: `eval.judge: {by: NAME, preset: healthbench
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from qilin_lib.chimed.readers.stream import Reject
-from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.benchmarks.dialogue import Dialogues
 from qilin_lib.evaluate.items import Item, all_parts, cap, files_of, said
-from qilin_lib.evaluate.judging.verdicts import Criterion, rubric
+from qilin_lib.evaluate.judging.verdicts import Criteria, Criterion
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
 from qilin_lib.evaluate.replies import failures, unsaid
 from qilin_lib.evaluate.scores import Table
+from qilin_lib.params import failure_sentence
+
+
+class Rubric(BaseModel):
+    """A question, or a conversation that ends in one, with the criteria of a good answer (the form of HealthBench,
+    whose further fields are not read)."""
+
+    model_config = ConfigDict(frozen=True)
+    rubrics: Criteria = Field(description="the judge's criteria")
+    prompt: str | list[dict[str, str]] = Field(min_length=1, description="a question, or turns that end in one")
+
+    @property
+    def turns(self) -> list[str]:
+        """What was said in turn, by the user first and last."""
+        return [self.prompt] if isinstance(self.prompt, str) else [turn.get("content", "") for turn in self.prompt]
+
+    @model_validator(mode="after")
+    def _in_turn(self) -> Self:
+        roles = ["user"] if isinstance(self.prompt, str) else [turn.get("role") for turn in self.prompt]
+        texts = all(map(str.strip, self.turns))
+        if not texts or roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
+            raise ValueError(f"prompt: no texts of user and assistant in turn, the user first and last: {roles}")
+        return self
 
 
 @dataclass(frozen=True)
@@ -58,10 +82,9 @@ def _item(criteria: dict[str, list[Criterion]], identity: str, row: Any) -> tupl
     if isinstance(row, Reject):
         return said(row), bare
     try:
-        known = rubric(row, f"item {identity}")
-    except QilinError as fault:
-        return str(fault), bare
+        known = Rubric.model_validate(row)
+    except ValidationError as failure:
+        return failure_sentence(Rubric, failure), bare
     criteria.setdefault(identity, known.rubrics)
     turns = known.turns
-    history = tuple(zip(turns[:-1:2], turns[1::2], strict=True))
-    return "", Item("rubrics", identity, "test", None, turns[-1], None, None, "", history=history)
+    return "", replace(bare, question=turns[-1], history=tuple(zip(turns[:-1:2], turns[1::2], strict=True)))
