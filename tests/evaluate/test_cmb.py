@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+from helpers.writer import Writer
 
 from qilin_lib import report
 from qilin_lib.errors import QilinError
@@ -15,7 +16,6 @@ from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.benchmarks import FURTHER, PAPER, prepare
 from qilin_lib.evaluate.benchmarks.answers import marked
 from qilin_lib.evaluate.items import Item
-from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.run import score
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_jsonl
@@ -50,20 +50,11 @@ def asked(params: SimpleNamespace) -> SimpleNamespace:
     return params
 
 
-class Candidate:
-    """Says the same to everything; what it is asked stays."""
-
-    context, likelihood, batch_size = 10_000, True, 4
-
-    def __init__(self, tokenizer: Any, template: Any) -> None:
-        self.tokenizer, self.template, self.texts = tokenizer, template, []
-
-    def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
-        self.texts += [prompt.messages[-1]["content"] for prompt in prompts]
-        return [Reply("ABD。", forced=bool(prompt.reply_prefix)) for prompt in prompts]
-
-    def fingerprint(self) -> str:
-        return "candidate"
+def candidate(tokenizer: Any, template: Any) -> Writer:
+    """Says the same to everything, though it could score letters."""
+    made = Writer(lambda messages: "ABD。", tokenizer, template, 10_000)
+    made.likelihood = True
+    return made
 
 
 def test_single_and_multiple_answers_are_written_and_counted_apart(
@@ -74,7 +65,7 @@ def test_single_and_multiple_answers_are_written_and_counted_apart(
     assert [(row["line"], row["detail"]) for row in task.invalid] == [
         (task.invalid[0]["line"], "answer is no option: Z")
     ]
-    model = Candidate(tokenizer, template)
+    model = candidate(tokenizer, template)
     answer_all([task], {"base": lambda: model}, {"base": 0}, tmp_path)
     scores = score([task], {"cmb": ["base"]}, tmp_path, asked)["cmb"]["base"]
     assert scores["accuracy"]["value"] == pytest.approx(100 / 3)
@@ -85,7 +76,7 @@ def test_single_and_multiple_answers_are_written_and_counted_apart(
     # Several letters answer no question that has one answer.
     assert [record["prediction"] for record in records] == [None, "ABD", None] and records[1]["correct"]
     assert records[0]["groups"] == {"exam_type": "医师考试", "exam_class": "执业医师", "question_type": ONE}
-    first = model.texts[0].split("\n")
+    first = model.asked[0][-1]["content"].split("\n")
     assert first[0] == "以下是中国医师考试中执业医师考试的一道单项选择题，不需要做任何分析和解释，直接输出答案选项。"
     assert first[1:4] == ["第1题，正确的是", "A. 第1题的A", "B. 第1题的B"] and first[-1] == "E. 第1题的E"
 
@@ -114,7 +105,7 @@ def test_its_scores_stand_in_a_table_of_its_own(
 ) -> None:
     """No module of the report names the benchmark: its line in the registry says label and columns."""
     tasks = prepare(raw, asked)
-    answer_all(tasks, {"base": lambda: Candidate(tokenizer, template)}, {"base": 0}, tmp_path)
+    answer_all(tasks, {"base": lambda: candidate(tokenizer, template)}, {"base": 0}, tmp_path)
     about = {"names": {"base": "tiny"}, "base": {"name": "tiny", "parameters": 9}, "as_paper": []}
     scores = score(tasks, {"cmb": ["base"]}, tmp_path, asked) | {"run": about}
     *_, table = chimed_gpt.tables(scores)

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.writer import Writer
 
 from qilin_lib import sample
 from qilin_lib.chimed import sources
@@ -319,21 +320,6 @@ def test_real_dialogues_are_read_whole():
             assert all(item.reference == row["output"].strip() for item, row in zip(items, rows, strict=True))
 
 
-class Likely:
-    """Writes "好。" and finds every character of a reference half as likely as the one before it."""
-
-    tokenizer, context, template, likelihood, batch_size = None, None, SimpleNamespace(name="chat"), False, 4
-
-    def render(self, messages: list, reply_prefix: str) -> str:
-        return ""
-
-    def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
-        return [Reply("好。") for _ in prompts]
-
-    def reference_logprobs(self, prompts: list, references: list[str]) -> list[tuple[float, int]]:
-        return [(-0.5 * len(text), len(text)) for text in references]
-
-
 @pytest.mark.parametrize("name", ["cmtmedqa", "huatuo"])
 def test_the_perplexity_of_references_is_measured_if_asked_for(name: str) -> None:
     only = {"benchmarks": ["huatuo"], "further_benchmarks": ["cmtmedqa"], "protocols": ["fixed"]}
@@ -341,7 +327,10 @@ def test_the_perplexity_of_references_is_measured_if_asked_for(name: str) -> Non
         tasks = prepare(sample.raw_dir(), load("06_eval", {**only, "perplexity": wanted}))
         (task,) = (one for one in tasks if one.name == name)
         items = task.items[:3]
-        rows = task.answer(items, task.prompts(items, Likely(), 0), Likely())
+        likely = Writer(lambda messages: "好。")
+        # Every character of a reference is half a nat.
+        likely.reference_logprobs = lambda asked, texts: [(-0.5 * len(text), len(text)) for text in texts]
+        rows = task.answer(items, task.prompts(items, likely, 0), likely)
         rows = [row | {"reference": item.reference} for row, item in zip(rows, items, strict=True)]
         table = task.statistics(rows)
         assert ("perplexity" in table) == wanted == ("perplexity" in task.settings)

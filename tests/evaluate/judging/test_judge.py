@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.writer import Writer
 
 from qilin_lib import sample
 from qilin_lib.errors import QilinError
@@ -26,22 +27,6 @@ from qilin_lib.params import load
 from qilin_lib.report import judged
 
 DISC = "Proactivity: {}\nAccuracy: 4\nHelpfulness: 4\nLinguistic Quality: 4"
-
-
-class Judge:
-    """Answers each prompt by what `says` makes of its text."""
-
-    likelihood, batch_size, context = False, 4, 99_999
-
-    def __init__(self, says: Any, tokenizer: Any, template: Any) -> None:
-        self.says, self.tokenizer, self.template = says, tokenizer, template
-
-    def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
-        replies = [self.says(prompt.messages[-1]["content"]) for prompt in prompts]
-        return [one if isinstance(one, Reply) else Reply(one) for one in replies]
-
-    def fingerprint(self) -> str:
-        return "stand-in"
 
 
 def judging(**how: Any) -> SimpleNamespace:
@@ -68,8 +53,9 @@ def judge(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tokenizer: Any
             write_jsonl(predictions(made.dir, "fixed", task.name, name), rows)
 
         def asked(own: Any, tasks: Any, folder: str, failed: Any, show: Any, only: Any) -> None:
+            writer = Writer(lambda messages: says(messages[-1]["content"]), tokenizer, template, 99_999)
             path = predictions(own.dir, "fixed", "judging", only[0])
-            answering.answer(tasks[0], only[0], Judge(says, tokenizer, template), 0, path)
+            answering.answer(tasks[0], only[0], writer, 0, path)
             finish(path, [item.id for item in tasks[0].items])
 
         monkeypatch.setattr(stage, "answered", asked)
