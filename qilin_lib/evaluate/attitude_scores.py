@@ -55,7 +55,7 @@ def facts(
         "balanced": len(even) == 1,
         "labels": list(labels),
         "items": [
-            {"number": s.number, "text": s.wordings[0], "reversed": s.reversed, "subscale": s.subscale}
+            {"number": s.number, "text": s.text, "reversed": s.number in scale.reversed, "subscale": s.subscale}
             for s in scale.items
         ],
     }
@@ -126,7 +126,7 @@ def _answers(records: Sequence[dict], scale: Scale) -> Answers:
 
 
 def _turned(scale: Scale) -> np.ndarray:
-    return np.array([statement.reversed for statement in scale.items])
+    return np.array([statement.number in scale.reversed for statement in scale.items])
 
 
 def _points(answers: Answers, scale: Scale) -> np.ndarray:

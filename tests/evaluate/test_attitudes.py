@@ -321,7 +321,7 @@ def test_the_interval_holds_the_mean_over_orders_and_items_often_enough():
         for s in scale.items:
             for n, contents in enumerate(orders):
                 points = min(5, max(1, round(3 + item_effect[s.number] + order_effect[n] + draw.gauss(0, 1))))
-                choice = 6 - points if s.reversed else points
+                choice = 6 - points if s.number in scale.reversed else points
                 form = {"wording": 0, "order": n, "contents": contents, "labels": "letters", "scoring": "likelihood"}
                 own = {"item": s.number, "position": contents.index(choice) + 1, "choice": choice, "points": points}
                 records.append(form | own)

@@ -15,12 +15,14 @@ from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.benchmarks import FURTHER, PAPER, prepare
 from qilin_lib.evaluate.benchmarks.answers import marked
+from qilin_lib.evaluate.benchmarks.dialogue import Dialogues
+from qilin_lib.evaluate.benchmarks.huatuo import Huatuo
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.run import score
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_jsonl
 from qilin_lib.report import chimed_gpt
-from qilin_lib.schema import FurtherBenchmark, PaperBenchmark
+from qilin_lib.schema import FurtherBenchmark, JudgedBenchmark, PaperBenchmark
 
 ONE, SEVERAL = "单项选择题", "多项选择题"
 
@@ -122,9 +124,13 @@ def test_its_scores_stand_in_a_table_of_its_own(
 def test_the_schema_knows_every_benchmark_of_the_registry() -> None:
     """A misspelt name is refused before any notebook runs, so the names stand among the parameters too."""
     assert get_args(FurtherBenchmark) == tuple(FURTHER) and get_args(PaperBenchmark) == tuple(PAPER)
+    open_ones = [name for name, row in (PAPER | FURTHER).items() if issubclass(row.kinds[0], (Huatuo, Dialogues))]
+    assert get_args(JudgedBenchmark) == tuple(open_ones)
 
 
-@pytest.mark.parametrize("letters", ["AB", "ABCD", "B", None])
-def test_a_part_of_a_right_answer_of_several_letters_is_wrong(letters: str | None) -> None:
-    item = Item("cmb", "1", "val", None, "问", {"A": "甲", "B": "乙", "C": "丙", "D": "丁"}, "ABD", "")
-    assert marked(item, letters)["correct"] is False and marked(item, "ABD")["correct"] is True
+@pytest.mark.parametrize(
+    ("letters", "right"), [("ABD", True), ("AB", False), ("ABCD", False), ("B", False), (None, False)]
+)
+def test_a_part_of_a_right_answer_of_several_letters_is_wrong(letters: str | None, right: bool) -> None:
+    item = Item("cmb", "1", "val", None, "问", dict.fromkeys("ABCD", "项"), "ABD", "")
+    assert marked(item, letters)["correct"] is right

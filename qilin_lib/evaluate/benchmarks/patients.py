@@ -13,21 +13,19 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.evaluate.benchmarks.rubrics import Rubrics
+from qilin_lib.evaluate.benchmarks.rubrics import Rubrics, checked
 from qilin_lib.evaluate.endpoint import EndpointBackend, connected
 from qilin_lib.evaluate.intervals import mean_of
-from qilin_lib.evaluate.items import Item, all_parts, cap, files_of, said
+from qilin_lib.evaluate.items import Item, all_parts, cap, files_of
 from qilin_lib.evaluate.judging.verdicts import Criteria
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
 from qilin_lib.evaluate.prompts import Messages, Prompt, fit
 from qilin_lib.evaluate.replies import ERROR, STOP, Reply, failures, spoken, unsaid
 from qilin_lib.evaluate.scores import Table
-from qilin_lib.params import failure_sentence
 from qilin_lib.schema import Baseline
 from qilin_lib.strict import Part
 from qilin_lib.train.questions import is_question
@@ -194,12 +192,8 @@ def _fits(row: Any) -> bool:
 
 def _case(cases: dict[str, Case], place: str, row: Any) -> tuple[str, Item]:
     """(what is wrong with a row, the item), whose case is put into `cases`."""
-    bare = Item("patients", place, "test", None, "", None, None, "")
-    if isinstance(row, Reject):
-        return said(row), bare
-    try:
-        case = Case.model_validate(row)
-    except ValidationError as failure:
-        return failure_sentence(Case, failure), bare
+    wrong, case = checked(Case, row)
+    if wrong:
+        return wrong, Item("patients", place, "test", None, "", None, None, "")
     cases.setdefault(case.id, case)
-    return "", replace(bare, id=case.id, question=case.prompt)
+    return "", Item("patients", case.id, "test", None, case.prompt, None, None, "")

@@ -6,7 +6,7 @@ Nothing is measured without a judge: `eval.judge: {by: NAME, preset: healthbench
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -75,16 +75,23 @@ def _fits(row: Any) -> bool:
     return isinstance(row, dict) and {"prompt", "rubrics"} <= row.keys()
 
 
-def _item(criteria: dict[str, list[Criterion]], identity: str, row: Any) -> tuple[str, Item]:
-    """(what is wrong with it, the item), whose criteria are put into `criteria`."""
-    identity = str(row.get("prompt_id") or identity) if isinstance(row, dict) else identity
-    bare = Item("rubrics", identity, "test", None, "", None, None, "")
+def checked(form: type[BaseModel], row: Any) -> tuple[str, Any]:
+    """(what is wrong with a row, the row in that form)."""
     if isinstance(row, Reject):
-        return said(row), bare
+        return said(row), None
     try:
-        known = Rubric.model_validate(row)
+        return "", form.model_validate(row)
     except ValidationError as failure:
-        return failure_sentence(Rubric, failure), bare
+        return failure_sentence(form, failure), None
+
+
+def _item(criteria: dict[str, list[Criterion]], place: str, row: Any) -> tuple[str, Item]:
+    """(what is wrong with it, the item), whose criteria are put into `criteria`."""
+    identity = str(row.get("prompt_id") or place) if isinstance(row, dict) else place
+    wrong, known = checked(Rubric, row)
+    if wrong:
+        return wrong, Item("rubrics", identity, "test", None, "", None, None, "")
     criteria.setdefault(identity, known.rubrics)
-    turns = known.turns
-    return "", replace(bare, question=turns[-1], history=tuple(zip(turns[:-1:2], turns[1::2], strict=True)))
+    *before, question = known.turns
+    history = tuple(zip(before[::2], before[1::2], strict=True))
+    return "", Item("rubrics", identity, "test", None, question, None, None, "", history=history)

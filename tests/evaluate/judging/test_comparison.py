@@ -10,7 +10,7 @@ import statsmodels.api as sm
 from sklearn.metrics import cohen_kappa_score
 
 from qilin_lib.evaluate.items import Item
-from qilin_lib.evaluate.judging import agreement, comparison, kinds, sheet, verdicts
+from qilin_lib.evaluate.judging import comparison, kinds, sheet, verdicts
 from qilin_lib.evaluate.judging.comparison import LOSS, TIE, WIN
 from qilin_lib.evaluate.judging.kinds import Pair
 from qilin_lib.evaluate.replies import ERROR, Reply
@@ -158,10 +158,10 @@ def test_agreement_is_that_of_scikit_learn_and_krippendorff(missing):
     hidden = [[None if rng.random() < missing else int(value) for value in row] for row in rows]
     both = [(a, b) for a, b in zip(*hidden[:2], strict=True) if a is not None and b is not None]
     share, kappa = 100 * np.mean([a == b for a, b in both]), cohen_kappa_score(*zip(*both, strict=True))
-    assert agreement.agreed(*hidden[:2]) == pytest.approx((len(both), share, kappa))
+    assert comparison.agreed(*hidden[:2]) == pytest.approx((len(both), share, kappa))
     table = [[np.nan if value is None else value for value in row] for row in hidden]
-    assert agreement.alpha(hidden) == pytest.approx(krippendorff.alpha(table, level_of_measurement="nominal"))
-    assert agreement.agreed([1, 1], [1, 1])[2] is agreement.alpha([[1, 1], [1, None]]) is None
+    assert comparison.alpha(hidden) == pytest.approx(krippendorff.alpha(table, level_of_measurement="nominal"))
+    assert comparison.agreed([1, 1], [1, 1])[2] is comparison.alpha([[1, 1], [1, None]]) is None
 
 
 def test_judges_and_people_stand_side_by_side():
