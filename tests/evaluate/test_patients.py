@@ -146,3 +146,14 @@ def test_a_patient_that_comes_again_in_another_file_is_asked_once(tmp_path: Path
     made = task(tmp_path)
     assert [item.id for item in made.items] == ["a", "b"]
     assert [(row["file"], row["line"]) for row in made.invalid] == [("2.jsonl", 1), ("3.jsonl", 2)]
+
+
+def test_the_judge_s_criteria_ask_no_patient_again(tmp_path: Path) -> None:
+    """What records belong to is what was said, and not what it is worth."""
+    settings = []
+    for says, points in (("三天。", 1), ("三天。", 2), ("四天。", 2)):
+        fact, criterion = {"words": ["几天"], "says": says}, {"criterion": "好", "points": points}
+        row = {"id": "a", "prompt": "疼。", "record": [fact], "rubrics": [criterion]}
+        write_jsonl(tmp_path / "patients" / "mine.jsonl", [row])
+        settings.append(task(tmp_path).settings)
+    assert settings[0] == settings[1] != settings[2]
