@@ -178,7 +178,8 @@ def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
         "max_new_tokens": params.max_new_tokens_dialogue,
         "exchanges": own.exchanges,
         "actor": actor and actor.model_dump(mode="json"),
-        "cases": [case.model_dump() for case in chosen.values()],
+        # Without what only a judge reads: a criterion that changes is no other conversation.
+        "cases": [case.model_dump(exclude={"rubrics"}) for case in chosen.values()],
     }
     criteria = {name: case.rubrics for name, case in chosen.items()}
     records = {name: case.record for name, case in chosen.items()}
