@@ -108,13 +108,8 @@ def test_examples_that_are_not_there_are_told(cmmlu: Path, rows: list | None, me
 
 
 def test_medqa_keeps_four_and_five_options_and_lists_the_rest(tmp_path: Path):
-    rows = [
-        medqa_row("甲题", "ABCDE", "E"),
-        medqa_row("乙题", "ABCD", "B"),
-        medqa_row("丙题", "ABCD", "E"),
-        medqa_row("丁题", "ABDE", "A"),
-        '{"question": "断了',
-    ]
+    kinds = [("甲题", "ABCDE", "E"), ("乙题", "ABCD", "B"), ("丙题", "ABCD", "E"), ("丁题", "ABDE", "A")]
+    rows = [*(medqa_row(*kind) for kind in kinds), '{"question": "断了']
     items, invalid = exams.medqa_items(put_medqa(tmp_path / "medqa", rows))
     assert [(item.id, "".join(item.options), item.gold, item.subject) for item in items] == [
         ("test-00000", "ABCDE", "E", None),
