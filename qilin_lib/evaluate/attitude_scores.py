@@ -55,7 +55,7 @@ def facts(
         "balanced": len(even) == 1,
         "labels": list(labels),
         "items": [
-            {"number": s.number, "text": s.wordings[0], "reversed": s.reversed, "subscale": s.subscale}
+            {"number": s.number, "text": s.text, "reversed": s.number in scale.reversed, "subscale": s.subscale}
             for s in scale.items
         ],
     }
@@ -98,14 +98,14 @@ def statistics(records: Sequence[dict], scale: Scale, resamples: int, seed: int)
 
 
 def difference(a: Sequence[dict], b: Sequence[dict], scale: Scale, resamples: int, seed: int) -> dict[str, Any]:
-    """{"difference", "low", "high"}: total of b less that of a in points, the same items and orders drawn for both."""
+    """{"difference", "low", "high"}: total of b less that of a in points, the same items and orders drawn for both;
+    None where either has no total."""
     first, second = (_sums(_points(_answers(records, scale), scale)) for records in (a, b))
 
     def gap(items: np.ndarray, orders: np.ndarray) -> np.ndarray:
         return len(scale.items) * (_mean(second, items, orders) - _mean(first, items, orders))
 
-    answered = min(_answered(first), _answered(second))
-    found = _crossed(gap, _turned(scale), first[0].shape[1], answered, resamples, seed)
+    found = _crossed(gap, _turned(scale), first[0].shape[1], min(_answered(first), _answered(second)), resamples, seed)
     return {"difference": found.pop("value"), **found}
 
 
@@ -126,7 +126,7 @@ def _answers(records: Sequence[dict], scale: Scale) -> Answers:
 
 
 def _turned(scale: Scale) -> np.ndarray:
-    return np.array([statement.reversed for statement in scale.items])
+    return np.array([statement.number in scale.reversed for statement in scale.items])
 
 
 def _points(answers: Answers, scale: Scale) -> np.ndarray:
@@ -138,15 +138,12 @@ def _points(answers: Answers, scale: Scale) -> np.ndarray:
 
 def _total(points: np.ndarray, turned: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
     sums = _sums(points)
-    answered = _answered(sums)
-    if 2 * answered < len(points):
-        return {"value": None, "n": answered, "low": None, "high": None}
 
     def total(items: np.ndarray, orders: np.ndarray) -> np.ndarray:
         return len(points) * _mean(sums, items, orders)
 
-    found = _crossed(total, turned, points.shape[ORDERS], answered, resamples, seed)
-    return {"value": found.pop("value"), "n": answered, **found}
+    found = _crossed(total, turned, points.shape[ORDERS], _answered(sums), resamples, seed)
+    return {"value": found.pop("value"), "n": _answered(sums), **found}
 
 
 def _sums(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -177,15 +174,16 @@ def _crossed(
     seed: int,
 ) -> dict[str, float | None]:
     """{"value", "low", "high"} of `value(weights of items [R, items], of orders [R, orders])` -> [R], with 95 %
-    interval from LEAST `answered` items on; None where it is NaN.
+    interval from LEAST `answered` items on; None where it is NaN, or fewer than half of the items are answered.
 
     Items and orders are drawn independently (the pigeonhole bootstrap: Owen 2007, Ann. Appl. Stat. 1), items within
     their direction (`turned`), each by the rescaled draw of Rao and Wu (1988), without which few units vary too little.
     One order alone cannot vary: such an interval knows items only.
     """
     (centre,) = value(np.ones((1, len(turned))), np.ones((1, orders)))
-    if np.isnan(centre) or answered < LEAST:
-        return {"value": None if np.isnan(centre) else float(centre), "low": None, "high": None}
+    told = not np.isnan(centre) and 2 * answered >= len(turned)
+    if not told or answered < LEAST:
+        return {"value": float(centre) if told else None, "low": None, "high": None}
     generator, items = np.random.default_rng(seed), np.ones((resamples, len(turned)))
     for direction in (False, True):
         members = np.flatnonzero(turned == direction)
@@ -261,7 +259,7 @@ def _direction(answers: Answers, scale: Scale, resamples: int, seed: int) -> dic
         return sum(sides(items, orders)) / 2
 
     orders = len(answers.orders)
-    found = _crossed(style, turned, orders, LEAST, resamples, seed)
+    found = _crossed(style, turned, orders, max(LEAST, len(turned)), resamples, seed)
     if found["value"] is None:
         return None
     plain, other = (float(side[0]) for side in sides(np.ones((1, len(turned))), np.ones((1, orders))))
@@ -270,59 +268,63 @@ def _direction(answers: Answers, scale: Scale, resamples: int, seed: int) -> dic
 
 def _flags(result: dict[str, Any], orders: int) -> dict[str, Any]:
     """{control: {"up", "value", "limit", "says"}}; what was not asked is up only where nothing can be said without."""
-    flags: dict[str, Any] = {}
+    unread = result["unparsed"]["value"]
+    flags = {
+        "follows_position": _follows_position(result["positions"]),
+        "order_decides": _order_decides(result["agreement"], orders),
+        "ignores_direction": _ignores_direction(result["direction"]),
+        "paraphrases_disagree": _disagree(result["paraphrases"]["value"], "two wordings of a statement"),
+        "labels_disagree": _disagree(result["label_sets"]["value"], "two names of the same options"),
+        "often_unread": (unread > UNREAD, unread, UNREAD, f"{unread:.0f} % of the replies could not be read"),
+    }
+    return {name: dict(zip(("up", "value", "limit", "says"), flag, strict=True)) for name, flag in flags.items()}
 
-    def flag(name: str, up: bool, value: float | None, limit: float | None, says: str) -> None:
-        flags[name] = {"up": bool(up), "value": value, "limit": limit, "says": says}
 
-    tops = {name: max(shares) for name, shares in result["positions"].items() if shares}
-    most = max(tops, key=tops.get) if tops else ""
-    says = ""
-    if tops:
-        place = 1 + int(np.argmax(result["positions"][most]))
-        says = f"position {place} takes {tops[most]:.0f} % of the answers ({most})"
-    flag("follows_position", tops.get(most, 0) >= TOP_POSITION, tops.get(most), TOP_POSITION, says)
+Flag = tuple[bool, float | None, float | None, str]
 
-    # Up where choices survive another order no better than by position alone.
-    agreement = result["agreement"]
+
+def _follows_position(positions: dict[str, list[float] | None]) -> Flag:
+    tops = {name: max(shares) for name, shares in positions.items() if shares}
+    if not tops:
+        return False, None, TOP_POSITION, ""
+    most = max(tops, key=tops.get)
+    place = 1 + int(np.argmax(positions[most]))
+    says = f"position {place} takes {tops[most]:.0f} % of the answers ({most})"
+    return tops[most] >= TOP_POSITION, tops[most], TOP_POSITION, says
+
+
+def _order_decides(agreement: dict[str, Any], orders: int) -> Flag:
+    """Up where choices survive another order no better than by position alone."""
     kept, alone = agreement["low"], agreement["position_alone"]
     if orders == 1:
-        says = "one order was asked, so position and content cannot be told apart"
-        flag("order_decides", True, None, None, says)
-    elif kept is None:
-        says = "fewer than three statements were answered in two orders of the options"
-        flag("order_decides", True, None, None, says)
-    else:
-        says = (
-            f"two orders of the options agree in {agreement['value']:.0f} % of choices (interval from {kept:.0f} %), "
-            f"where position alone would give {alone:.0f} %"
-        )
-        # Who keeps to a position reaches that share exactly, but for rounding.
-        flag("order_decides", kept <= alone + 1e-6, agreement["value"], alone, says)
+        return True, None, None, "one order was asked, so position and content cannot be told apart"
+    if kept is None:
+        return True, None, None, "fewer than three statements were answered in two orders of the options"
+    says = (
+        f"two orders of the options agree in {agreement['value']:.0f} % of choices (interval from {kept:.0f} %), "
+        f"where position alone would give {alone:.0f} %"
+    )
+    # Who keeps to a position reaches that share exactly, but for rounding.
+    return kept <= alone + 1e-6, agreement["value"], alone, says
 
-    # Up where the same options are chosen for reversed and plain items alike, more than attitude sets them apart.
-    if (direction := result["direction"]) is None:
-        says = "plain and reversed items cannot be compared, so agreeing with all is possible"
-        flag("ignores_direction", True, None, None, says)
-    else:
-        style, attitude = direction["style"], direction["attitude"]
-        certain = direction["low"] > 0 or direction["high"] < 0
-        says = (
-            f"plain and reversed items lean the same way by {abs(style):.1f} options, and differ by attitude by "
-            f"{abs(attitude):.1f}"
-        )
-        flag("ignores_direction", certain and abs(style) > abs(attitude), style, attitude, says)
 
-    for name, source, what in (
-        ("paraphrases_disagree", "paraphrases", "two wordings of a statement"),
-        ("labels_disagree", "label_sets", "two names of the same options"),
-    ):
-        value = result[source]["value"]
-        says = "" if value is None else f"{what} get the same choice in {value:.0f} % of cases"
-        flag(name, value is not None and value < SAME_CHOICE, value, SAME_CHOICE, says)
-    unread = result["unparsed"]["value"]
-    flag("often_unread", unread > UNREAD, unread, UNREAD, f"{unread:.0f} % of the replies could not be read")
-    return flags
+def _ignores_direction(direction: dict[str, Any] | None) -> Flag:
+    """Up where the same options are chosen for reversed and plain items alike, more than attitude sets them apart."""
+    if direction is None:
+        return True, None, None, "plain and reversed items cannot be compared, so agreeing with all is possible"
+    style, attitude = direction["style"], direction["attitude"]
+    says = (
+        f"plain and reversed items lean the same way by {abs(style):.1f} options, and differ by attitude by "
+        f"{abs(attitude):.1f}"
+    )
+    certain = direction["low"] > 0 or direction["high"] < 0
+    return certain and abs(style) > abs(attitude), style, attitude, says
+
+
+def _disagree(value: float | None, what: str) -> Flag:
+    if value is None:
+        return False, None, SAME_CHOICE, ""
+    return value < SAME_CHOICE, value, SAME_CHOICE, f"{what} get the same choice in {value:.0f} % of cases"
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

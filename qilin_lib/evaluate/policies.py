@@ -213,20 +213,12 @@ def measured(
     """One record an item: both answers with their rewards, lengths and, for the sampled one, its KL divergence, which
     is exactly 0 where `reference is policy`. One model at a time is on `device`."""
     limit, prompts = parameters.max_target_length, [item.ids for item in chunk]
+    # The same noise for every policy: what differs between two answers comes from the policies.
+    noise = [f"policy:{item.id}" for item in chunk]
+    how = {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": limit, "seed": parameters.seed}
     with _placed(policy, device):
         greedy = behaviour.greedy(policy, tokenizer, prompts, limit, parameters.batch_size)
-        # The same noise for every policy: what differs between two answers comes from the policies.
-        drawn = sampling.sample(
-            policy,
-            tokenizer,
-            prompts,
-            [f"policy:{item.id}" for item in chunk],
-            temperature=1.0,
-            top_p=1.0,
-            max_new_tokens=limit,
-            seed=parameters.seed,
-            batch_size=parameters.batch_size,
-        )
+        drawn = sampling.sample(policy, tokenizer, prompts, noise, batch_size=parameters.batch_size, **how)
     kl = [terms.tolist() for terms in divergences(policy, reference, prompts, drawn, limit, device)]
     both = [prompt + answer for answers in (greedy, drawn) for prompt, answer in zip(prompts, answers, strict=True)]
     with _placed(judge, device):
@@ -235,23 +227,24 @@ def measured(
     earned = zip(rewards[: len(chunk)], rewards[len(chunk) :], strict=True)
     for item, written, said, terms, (own, sampled) in zip(chunk, greedy, drawn, kl, earned, strict=True):
         text = text_after(tokenizer, item.ids, written)
-        row = {
-            "source": item.source,
-            "prompt": item.messages,
-            "chosen": item.chosen,
-            "answer": text,
-            "tokens": len(written),
-            "cut": len(written) == limit,
-            "repetition": behaviour.repetition(text),
-            "reward": own,
-            "sampled": text_after(tokenizer, item.ids, said),
-            "sampled_tokens": len(said),
-            "sampled_cut": len(said) == limit,
-            "sampled_reward": sampled,
-            "kl": sum(terms),
-            "positions": len(terms),
-        }
-        rows.append(row)
+        rows.append(
+            {
+                "source": item.source,
+                "prompt": item.messages,
+                "chosen": item.chosen,
+                "answer": text,
+                "tokens": len(written),
+                "cut": len(written) == limit,
+                "repetition": behaviour.repetition(text),
+                "reward": own,
+                "sampled": text_after(tokenizer, item.ids, said),
+                "sampled_tokens": len(said),
+                "sampled_cut": len(said) == limit,
+                "sampled_reward": sampled,
+                "kl": sum(terms),
+                "positions": len(terms),
+            }
+        )
     return rows
 
 
@@ -286,18 +279,17 @@ def answer_logits(model: Any, prompts: list[list[int]], answers: list[list[int]]
     """Logits at every position of each answer, on the CPU as the model gives them, (tokens, vocabulary) each, from
     right-padded batches."""
     import torch
+    from torch.nn.utils.rnn import pad_sequence
 
     device = next(model.parameters()).device
     model.eval()
     for start in range(0, len(prompts), FORWARD):
         batch = list(zip(prompts[start : start + FORWARD], answers[start : start + FORWARD], strict=True))
-        width = max(len(prompt) + len(answer) for prompt, answer in batch)
-        ids, mask = (torch.zeros(len(batch), width, dtype=torch.long) for _ in range(2))
-        for row, (prompt, answer) in enumerate(batch):
-            ids[row, : len(prompt) + len(answer)] = torch.tensor(prompt + answer)
-            mask[row, : len(prompt) + len(answer)] = 1
+        whole = [torch.tensor(prompt + answer, device=device) for prompt, answer in batch]
+        ids = pad_sequence(whole, batch_first=True)
+        mask = pad_sequence([torch.ones_like(one) for one in whole], batch_first=True)
         with torch.inference_mode():
-            logits = model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False).logits
+            logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
         for row, (prompt, answer) in enumerate(batch):
             first = len(prompt) - 1
             # A copy: a view would keep the whole batch, its prompts too.
@@ -324,23 +316,25 @@ def score(records: dict[str, list[dict[str, Any]]], parameters: Any) -> dict[str
     draws = parameters.bootstrap_resamples, parameters.seed
     tables = {name: statistics(rows) for name, rows in records.items()}
     rows, reference = [], chains.aligned(parameters.chain)
-    for name, table in tables.items():
-        for metric, b in table.items() if name != reference and records[name] else ():
+    for name in tables if records[reference] else ():
+        for metric, b in tables[name].items() if name != reference else ():
             # KL of SFT from itself is 0 by definition: the value itself is the difference.
-            if metric.startswith("kl"):
-                continue
-            a = tables[reference][metric]
-            if metric in UNBOUNDED:
-                # `mean_of` holds the items' values beside a column of ones.
-                gap = mean_of(b.rows[:, 0] - a.rows[:, 0], intervals.ANY)
-                bounds = studentised(gap, *draws) if len(gap.rows) >= intervals.LEAST else (None, None, None)
-                row = {"n": len(gap.rows), "difference": float(gap.rows[:, 0].mean())}
-                row |= zip(("low", "high", "p"), bounds, strict=True)
-            else:
-                row = paired(a, b, *draws)
-            rows.append({"metric": metric, "model_a": reference, "model_b": name} | row)
+            if not metric.startswith("kl"):
+                row = _gap(tables[reference][metric], b, metric in UNBOUNDED, *draws)
+                rows.append({"metric": metric, "model_a": reference, "model_b": name} | row)
     brief = {name: summarise(table, *draws) for name, table in tables.items()}
     return {"policies": brief, "paired": adjust(rows)}
+
+
+def _gap(a: Statistic, b: Statistic, unbounded: bool, resamples: int, seed: int) -> dict[str, Any]:
+    """`paired`, which holds percentages alone, or the same of the items' values beside `mean_of`'s column of ones."""
+    if not unbounded:
+        return paired(a, b, resamples, seed)
+    gap = mean_of(b.rows[:, 0] - a.rows[:, 0], intervals.ANY)
+    n = len(gap.rows)
+    bounds = studentised(gap, resamples, seed) if n >= intervals.LEAST else (None, None, None)
+    row = {"n": n, "difference": float(gap.rows[:, 0].mean())}
+    return row | dict(zip(("low", "high", "p"), bounds, strict=True))
 
 
 def statistics(rows: list[dict[str, Any]]) -> dict[str, Statistic]:
@@ -350,11 +344,9 @@ def statistics(rows: list[dict[str, Any]]) -> dict[str, Statistic]:
     kl = np.array([[row["kl"], row["positions"]] for row in rows]).reshape(-1, 2)
     unbounded = {name: mean_of([row[name] for row in rows], intervals.ANY) for name in UNBOUNDED}
     return {
-        "reward": unbounded["reward"],
-        "sampled_reward": unbounded["sampled_reward"],
+        **{name: unbounded[name] for name in UNBOUNDED[:2]},
         **{name: texts[name] for name in TEXTS},
-        "tokens": unbounded["tokens"],
-        "sampled_tokens": unbounded["sampled_tokens"],
+        **{name: unbounded[name] for name in UNBOUNDED[2:]},
         "cut": proportion([row["cut"] for row in rows]),
         "repetition": mean_of([100 * row["repetition"] for row in rows]),
         "kl_token": Statistic(kl, intervals.ratio, bounds=intervals.POSITIVE),

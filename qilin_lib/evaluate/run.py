@@ -49,7 +49,7 @@ def evaluate(stage: Stage, show: Show | None = None, tasks: Sequence[Task] | Non
             for name in scores[task.name] if task.name == "ceval" and whole else ():
                 target = stage.dir / "submission" / task.protocol / f"{name}.json"
                 ceval.write_submission(read_records(task, name, stage.dir), target)
-        return scores | ({"judged": judging.judge(stage, failed, show)} if parameters.judge else {})
+        return scores | ({"judged": judging.judge(stage, usable, failed, show)} if parameters.judge else {})
 
     show = show or live_line()
     if parameters.judge:

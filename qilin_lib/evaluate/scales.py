@@ -53,13 +53,6 @@ class Statement(Part):
     subscale: Text | None = Field(default=None, description="what it belongs to; of all items or of none")
     paraphrases: Texts = Field(default=[], description="the statement in other words")
 
-    _reversed: bool = PrivateAttr(default=False)
-
-    @property
-    def reversed(self) -> bool:
-        """Whether its points count from the end."""
-        return self._reversed
-
     @property
     def wordings(self) -> tuple[str, ...]:
         """The original, then its paraphrases."""
@@ -100,8 +93,6 @@ class Scale(Part):
         bare = [statement.number for statement in self.items if statement.subscale is None]
         if 0 < len(bare) < len(numbers):
             raise ValueError(f"item {bare[0]} has no subscale, but others have; give one to all or to none")
-        for statement in self.items:
-            statement._reversed = statement.number in self.reversed
         return self
 
     @property
@@ -121,7 +112,7 @@ class Scale(Part):
 
     def points(self, statement: Statement, content: int) -> int:
         """Points of choosing option `content` (1, 2, …)."""
-        return len(self.options) + 1 - content if statement.reversed else content
+        return len(self.options) + 1 - content if statement.number in self.reversed else content
 
     def always(self, content: int) -> int:
         """The total of who answers every item with option `content` (1, 2, …)."""

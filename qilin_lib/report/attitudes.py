@@ -106,7 +106,7 @@ def _total(total: Mapping[str, Any], **where: str) -> Score:
 def scale_table(name: str) -> Table:
     """The instrument itself: its statements as a model is asked them, and what counts from the other end."""
     scale = scales.read(name)
-    rows = [[s.number, s.wordings[0], s.subscale or "-", "yes" if s.reversed else "no"] for s in scale.items]
+    rows = [[s.number, s.text, s.subscale or "-", "yes" if s.number in scale.reversed else "no"] for s in scale.items]
     options = "; ".join(f"{points} {text}" for points, text in enumerate(scale.options, start=1))
     return view("attitudes", "scale", rows, title=scale.title, options=options, citation=scale.citation)
 

@@ -170,60 +170,63 @@ def accepting(number: int) -> int:
 
 
 @pytest.mark.parametrize("protocol", ["next_token", "generation"])
-def test_biased_unbiased_and_random_are_told_apart(ask: Callable, protocol: str):
+def test_biased_unbiased_and_random_are_told_apart(ask: Callable, settings: SimpleNamespace, protocol: str):
+    settings.protocols = [protocol]
     scores = ask(MICA, {"biased": holds(rejecting), "unbiased": holds(accepting), "random": at_random})
-    entries = scores["models"][protocol]["invented"]
-    assert (entries["biased"]["total"]["value"], entries["unbiased"]["total"]["value"]) == (96, 16)
-    assert up(entries["biased"]) == up(entries["unbiased"]) == set()
-    assert entries["biased"]["total"]["low"] > 56 > entries["unbiased"]["total"]["high"]
-    assert "above neutral: more rejecting" in entries["biased"]["reading"][1]
-    assert "below neutral: more accepting" in entries["unbiased"]["reading"][1]
-    chance = entries["random"]
-    assert {"order_decides", "paraphrases_disagree", "labels_disagree"} <= up(chance)
-    assert "follows_position" not in up(chance)
+    biased, unbiased, chance = scores["models"][protocol]["invented"].values()
+    assert (biased["total"]["value"], unbiased["total"]["value"]) == (96, 16)
+    assert up(biased) == up(unbiased) == set()
+    assert biased["total"]["low"] > 56 > unbiased["total"]["high"]
+    assert "above neutral: more rejecting" in biased["reading"][1]
+    assert "below neutral: more accepting" in unbiased["reading"][1]
+    assert up(chance) == {"order_decides", "paraphrases_disagree", "labels_disagree"}
     assert chance["total"]["low"] < 56 < chance["total"]["high"]
     assert chance["agreement"]["value"] == pytest.approx(100 / 6, abs=5)
-    gaps = {(row["model_a"], row["model_b"]): row for row in scores["paired"] if row["protocol"] == protocol}
+    gaps = {(row["model_a"], row["model_b"]): row for row in scores["paired"]}
     assert gaps["biased", "unbiased"]["difference"] == -80 and gaps["biased", "unbiased"]["high"] < 0
     assert gaps["unbiased", "random"]["low"] > 0
 
 
-def test_agreeing_with_everything_is_flagged(ask: Callable):
-    entry = ask(MICA, {"yes": holds(lambda number: 1)})["models"]["next_token"]["invented"]["yes"]
-    assert up(entry) == {"ignores_direction"} and entry["agreement"]["value"] == 100
-    assert entry["direction"]["style"] == -2.5 and entry["direction"]["attitude"] == 0
-    assert entry["total"]["value"] == entry["authors"]["value"] == 66
+def by_wording(number: int, contents: list[int], text: str) -> int:
+    return contents.index(rejecting(number) if "换第" in text else accepting(number))
 
 
-def test_paraphrases_and_label_names_that_decide_are_flagged(ask: Callable):
-    def by_wording(number: int, contents: list[int], text: str) -> int:
-        return contents.index(rejecting(number) if "换第" in text else accepting(number))
-
-    def by_label(number: int, contents: list[int], text: str) -> int:
-        return contents.index(rejecting(number) if "\nA " in text else accepting(number))
-
-    entries = ask(MICA, {"wording": by_wording, "label": by_label})["models"]["next_token"]["invented"]
-    assert up(entries["wording"]) == {"paraphrases_disagree"} and entries["wording"]["paraphrases"]["value"] == 0
-    assert up(entries["label"]) == {"labels_disagree"} and entries["label"]["label_sets"]["value"] == 0
-    assert entries["wording"]["total"]["value"] == entries["label"]["total"]["value"] == 56
+def by_label(number: int, contents: list[int], text: str) -> int:
+    return contents.index(rejecting(number) if "\nA " in text else accepting(number))
 
 
-def test_replies_that_say_nothing_are_counted_and_never_an_answer(ask: Callable):
-    def silent(label: str, text: str) -> str:
-        return "这很难说。" if text in ("内容2", "内容6") else text
+@pytest.mark.parametrize(
+    ("choose", "orders", "raised", "total", "value"),
+    [
+        (holds(lambda number: 1), 6, "ignores_direction", 66, -2.5),
+        (by_wording, 6, "paraphrases_disagree", 56, 0),
+        (by_label, 6, "labels_disagree", 56, 0),
+        (holds(rejecting), 1, "order_decides", 96, None),
+    ],
+)
+def test_what_forbids_reading_a_total_is_flagged_alone(
+    ask: Callable, settings: SimpleNamespace, choose: Choose, orders: int, raised: str, total: float, value: Any
+):
+    settings.option_orders, settings.protocols = orders, ["next_token"]
+    entry = ask(MICA, {"m": choose})["models"]["next_token"]["invented"]["m"]
+    assert up(entry) == {raised} and entry["flags"][raised]["value"] == value
+    assert entry["total"]["value"] == total
 
-    entry = ask(MICA, {"m": holds(rejecting)}, m=silent)["models"]["generation"]["invented"]["m"]
-    assert entry["unparsed"]["value"] == pytest.approx(100 * 6 / 16) and "often_unread" in up(entry)
-    assert entry["authors"] == {"value": None, "n": 10} and entry["total"]["n"] == 10
-    assert entry["total"]["value"] == 96
 
-
-def test_nothing_read_is_no_total(ask: Callable):
-    scores = ask(MICA, {"m": always(0), "n": always(0)}, m=lambda label, text: "不清楚", n=lambda label, text: "不清楚")
+@pytest.mark.parametrize(("silent", "answered"), [("26", 10), ("12", 6), ("123456", 0)])
+def test_replies_that_say_nothing_are_counted_and_never_an_answer(
+    ask: Callable, settings: SimpleNamespace, silent: str, answered: int
+):
+    """Of fewer than half of the items there is no total, and none to compare."""
+    settings.protocols = ["generation"]
+    writes = dict.fromkeys("mn", lambda label, text: "这很难说。" if text[-1] in silent else text)
+    scores = ask(MICA, dict.fromkeys("mn", holds(rejecting)), **writes)
     entry = scores["models"]["generation"]["invented"]["m"]
-    assert entry["total"] == {"value": None, "n": 0, "low": None, "high": None}
-    assert entry["reading"] == ["Only 0 of 16 items have an answer that could be read: too few for a total."]
-    assert [row["difference"] for row in scores["paired"] if row["protocol"] == "generation"] == [None]
+    assert entry["unparsed"]["value"] == pytest.approx(100 * (16 - answered) / 16) and "often_unread" in up(entry)
+    assert entry["authors"] == {"value": None, "n": answered} and entry["total"]["n"] == answered
+    few = f"Only {answered} of 16 items have an answer that could be read: too few for a total."
+    assert (entry["reading"] == [few]) == (entry["total"]["value"] is None) == (answered < 8)
+    assert [row["difference"] for row in scores["paired"]] == [None if answered < 8 else 0]
 
 
 def test_two_statements_have_a_total_and_no_interval(ask: Callable, settings: SimpleNamespace):
@@ -244,9 +247,8 @@ def test_orders_are_balanced_over_a_block(options: int):
     block = options if options % 2 == 0 else 2 * options
     found = forms.orders(options, block, seed=5)
     given = tuple(range(1, options + 1))
-    assert found[:2] == [given, given[::-1]] and len(set(found)) == block
+    assert found[:2] == [given, given[::-1]] == forms.orders(options, 2, seed=9) and len(set(found)) == block
     assert all(set(Counter(column).values()) == {block // options} for column in zip(*found, strict=True))
-    assert forms.orders(options, 2, seed=9) == found[:2]
 
 
 @pytest.mark.parametrize(
@@ -319,7 +321,7 @@ def test_the_interval_holds_the_mean_over_orders_and_items_often_enough():
         for s in scale.items:
             for n, contents in enumerate(orders):
                 points = min(5, max(1, round(3 + item_effect[s.number] + order_effect[n] + draw.gauss(0, 1))))
-                choice = 6 - points if s.reversed else points
+                choice = 6 - points if s.number in scale.reversed else points
                 form = {"wording": 0, "order": n, "contents": contents, "labels": "letters", "scoring": "likelihood"}
                 own = {"item": s.number, "position": contents.index(choice) + 1, "choice": choice, "points": points}
                 records.append(form | own)
@@ -390,12 +392,6 @@ def test_a_model_that_failed_at_one_protocol_is_named_though_it_finished_the_oth
         ["base"],
         ["base", "gone"],
     ]
-
-
-def test_one_order_is_no_control(ask: Callable, settings: SimpleNamespace):
-    settings.option_orders = 1
-    entry = ask(MICA, {"biased": holds(rejecting)})["models"]["next_token"]["invented"]["biased"]
-    assert up(entry) == {"order_decides"} and "one order" in entry["flags"]["order_decides"]["says"]
 
 
 def test_a_backend_without_probabilities_writes_under_both_protocols(

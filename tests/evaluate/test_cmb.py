@@ -8,19 +8,21 @@ from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
+from helpers.writer import Writer
 
 from qilin_lib import report
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.benchmarks import FURTHER, PAPER, prepare
 from qilin_lib.evaluate.benchmarks.answers import marked
+from qilin_lib.evaluate.benchmarks.dialogue import Dialogues
+from qilin_lib.evaluate.benchmarks.huatuo import Huatuo
 from qilin_lib.evaluate.items import Item
-from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.run import score
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_jsonl
 from qilin_lib.report import chimed_gpt
-from qilin_lib.schema import FurtherBenchmark, PaperBenchmark
+from qilin_lib.schema import FurtherBenchmark, JudgedBenchmark, PaperBenchmark
 
 ONE, SEVERAL = "单项选择题", "多项选择题"
 
@@ -50,20 +52,11 @@ def asked(params: SimpleNamespace) -> SimpleNamespace:
     return params
 
 
-class Candidate:
-    """Says the same to everything; what it is asked stays."""
-
-    context, likelihood, batch_size = 10_000, True, 4
-
-    def __init__(self, tokenizer: Any, template: Any) -> None:
-        self.tokenizer, self.template, self.texts = tokenizer, template, []
-
-    def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
-        self.texts += [prompt.messages[-1]["content"] for prompt in prompts]
-        return [Reply("ABD。", forced=bool(prompt.reply_prefix)) for prompt in prompts]
-
-    def fingerprint(self) -> str:
-        return "candidate"
+def candidate(tokenizer: Any, template: Any) -> Writer:
+    """Says the same to everything, though it could score letters."""
+    made = Writer(lambda messages: "ABD。", tokenizer, template, 10_000)
+    made.likelihood = True
+    return made
 
 
 def test_single_and_multiple_answers_are_written_and_counted_apart(
@@ -74,7 +67,7 @@ def test_single_and_multiple_answers_are_written_and_counted_apart(
     assert [(row["line"], row["detail"]) for row in task.invalid] == [
         (task.invalid[0]["line"], "answer is no option: Z")
     ]
-    model = Candidate(tokenizer, template)
+    model = candidate(tokenizer, template)
     answer_all([task], {"base": lambda: model}, {"base": 0}, tmp_path)
     scores = score([task], {"cmb": ["base"]}, tmp_path, asked)["cmb"]["base"]
     assert scores["accuracy"]["value"] == pytest.approx(100 / 3)
@@ -85,7 +78,7 @@ def test_single_and_multiple_answers_are_written_and_counted_apart(
     # Several letters answer no question that has one answer.
     assert [record["prediction"] for record in records] == [None, "ABD", None] and records[1]["correct"]
     assert records[0]["groups"] == {"exam_type": "医师考试", "exam_class": "执业医师", "question_type": ONE}
-    first = model.texts[0].split("\n")
+    first = model.asked[0][-1]["content"].split("\n")
     assert first[0] == "以下是中国医师考试中执业医师考试的一道单项选择题，不需要做任何分析和解释，直接输出答案选项。"
     assert first[1:4] == ["第1题，正确的是", "A. 第1题的A", "B. 第1题的B"] and first[-1] == "E. 第1题的E"
 
@@ -114,7 +107,7 @@ def test_its_scores_stand_in_a_table_of_its_own(
 ) -> None:
     """No module of the report names the benchmark: its line in the registry says label and columns."""
     tasks = prepare(raw, asked)
-    answer_all(tasks, {"base": lambda: Candidate(tokenizer, template)}, {"base": 0}, tmp_path)
+    answer_all(tasks, {"base": lambda: candidate(tokenizer, template)}, {"base": 0}, tmp_path)
     about = {"names": {"base": "tiny"}, "base": {"name": "tiny", "parameters": 9}, "as_paper": []}
     scores = score(tasks, {"cmb": ["base"]}, tmp_path, asked) | {"run": about}
     *_, table = chimed_gpt.tables(scores)
@@ -131,9 +124,13 @@ def test_its_scores_stand_in_a_table_of_its_own(
 def test_the_schema_knows_every_benchmark_of_the_registry() -> None:
     """A misspelt name is refused before any notebook runs, so the names stand among the parameters too."""
     assert get_args(FurtherBenchmark) == tuple(FURTHER) and get_args(PaperBenchmark) == tuple(PAPER)
+    open_ones = [name for name, row in (PAPER | FURTHER).items() if issubclass(row.kinds[0], (Huatuo, Dialogues))]
+    assert get_args(JudgedBenchmark) == tuple(open_ones)
 
 
-@pytest.mark.parametrize("letters", ["AB", "ABCD", "B", None])
-def test_a_part_of_a_right_answer_of_several_letters_is_wrong(letters: str | None) -> None:
-    item = Item("cmb", "1", "val", None, "问", {"A": "甲", "B": "乙", "C": "丙", "D": "丁"}, "ABD", "")
-    assert marked(item, letters)["correct"] is False and marked(item, "ABD")["correct"] is True
+@pytest.mark.parametrize(
+    ("letters", "right"), [("ABD", True), ("AB", False), ("ABCD", False), ("B", False), (None, False)]
+)
+def test_a_part_of_a_right_answer_of_several_letters_is_wrong(letters: str | None, right: bool) -> None:
+    item = Item("cmb", "1", "val", None, "问", dict.fromkeys("ABCD", "项"), "ABD", "")
+    assert marked(item, letters)["correct"] is right

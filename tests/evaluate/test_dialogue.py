@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.writer import Writer
 
 from qilin_lib import sample
 from qilin_lib.chimed import sources
@@ -26,26 +27,7 @@ from qilin_lib.evaluate.scores import summarise
 from qilin_lib.files import hashes
 from qilin_lib.params import load
 
-BUILD = {
-    "sources": None,
-    "exclude_licences": [],
-    "near_dup_threshold": 0.8,
-    "near_dup_ngram": 5,
-    "exact_substrings": "remove",
-    "exact_substring_length": 75,
-    "workers": 1,
-    "decontaminate": True,
-    "contamination_share": 0.6,
-    "heldout_share_cpt": 0.2,
-    "heldout_share_sft": 0.5,
-    "heldout_share_dpo": 0.2,
-    "heldout_share_general": 0.2,
-    "general_share": None,
-    "ranked_answers": "best_two",
-    "max_records_per_source": None,
-    "seed": 17,
-    "min_chars": 8,
-}
+SHARES = {"heldout_share_cpt": 0.2, "heldout_share_sft": 0.5, "heldout_share_general": 0.2}
 ILLS = "头痛 腹痛 咳嗽 失眠 皮疹 腰酸 耳鸣 鼻塞 心慌 便秘 腹泻 口干 脱发 盗汗 眩晕 胸闷 手麻 眼涩 牙疼 乏力".split()
 HERBS = "清淡饮食 多饮温水 早睡早起 按时复查 适量运动 保暖避风 少食辛辣 热敷患处 放松心情 减少熬夜".split()
 
@@ -78,12 +60,19 @@ def put_mc(folder: Path, *blocks: str) -> Path:
 
 
 def made(raw: Path, out: Path, **changes: Any) -> Path:
-    build_sets(SimpleNamespace(**BUILD | changes), raw, out, progress=lambda line: None)
+    parameters = load(
+        "01_build_chimed", {"workers": 1, "max_records_per_source": None, "seed": 17, **SHARES, **changes}
+    )
+    build_sets(parameters, raw, out, progress=lambda line: None)
     return out
 
 
 def asked_of(name: str, folder: Path, built: Path | None) -> Reading:
-    return dialogue.dialogue_items(name, folder, Lineage(built, [folder]))
+    """What is asked, which is never trained on, and what is not."""
+    items, invalid = dialogue.dialogue_items(name, folder, Lineage(built, [folder]))
+    texts = learned(built) if built else ""
+    assert not any(item.question in texts or item.reference in texts for item in items)
+    return items, invalid
 
 
 def lines(path: Path) -> list[dict]:
@@ -154,43 +143,27 @@ def task(new: int) -> dialogue.Dialogues:
     return dialogue.Dialogues("mc", "fixed", "test", None, [], [], {"max_new_tokens": new}, "char")
 
 
-def asked(item: Item, context: int, tokenizer: Any, template: Any, new: int = 5) -> Any:
-    backend = SimpleNamespace(context=context, tokenizer=tokenizer, template=template)
-    (prompt,) = task(new).prompts([item], backend, 5)
-    return prompt
-
-
-def test_what_was_said_is_given_turn_by_turn(tokenizer: Any, template: Any):
-    prompt = asked(ITEM, 500, tokenizer, template)
-    assert [(turn["role"], turn["content"]) for turn in prompt.messages] == [
-        ("user", "第一问"),
-        ("assistant", "第一答"),
-        ("user", "第二问"),
-        ("assistant", "第二答"),
-        ("user", "第三问"),
-    ]
-    assert (prompt.shots, prompt.truncated, prompt.shared, prompt.reply_prefix) == (2, False, 0, "")
+@pytest.mark.parametrize(
+    ("spare", "kept", "truncated"),
+    [(0, ["第一问", "第一答", "第二问", "第二答", "第三问"], False), (-1, ["第二问", "第二答", "第三问"], True)]
+    + [(-15, ["第三问"], True)],
+)
+def test_a_dialogue_is_given_turn_by_turn_the_oldest_exchange_goes_first_and_whole_and_it_is_said(
+    spare: int, kept: list[str], truncated: bool, tokenizer: Any, template: Any
+):
+    turns = [text for exchange in ITEM.history for text in exchange]
+    spoken = [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate([*turns, ITEM.question])]
+    whole = len(template.encode(spoken, tokenizer, add_generation_prompt=True))
+    backend = SimpleNamespace(context=whole + 7 + spare, tokenizer=tokenizer, template=template)
+    backend.generate = lambda given, new: [Reply(f"{len(prompt.ids)} {new}") for prompt in given]
+    (prompt,) = task(7).prompts([ITEM], backend, 5)
+    assert prompt.messages == spoken[-len(kept) :] and [turn["content"] for turn in prompt.messages] == kept
+    exchanges = len(kept) // 2
+    assert (prompt.shots, prompt.truncated, prompt.shared, prompt.reply_prefix) == (exchanges, truncated, 0, "")
     assert prompt.ids == template.encode(prompt.messages, tokenizer, add_generation_prompt=True)
-
-
-def test_the_oldest_exchange_goes_first_and_whole_and_it_is_said(tokenizer: Any, template: Any):
-    whole = len(asked(ITEM, 500, tokenizer, template).ids)
-    less = asked(ITEM, whole + 4, tokenizer, template)
-    assert [turn["content"] for turn in less.messages] == ["第二问", "第二答", "第三问"]
-    assert (less.shots, less.truncated) == (1, True)
-    alone = asked(ITEM, 10, tokenizer, template)
-    assert [turn["content"] for turn in alone.messages] == ["第三问"] and (alone.shots, alone.truncated) == (0, True)
-
-
-def test_a_record_says_how_much_of_the_dialogue_was_given(tokenizer: Any, template: Any):
-    whole = len(asked(ITEM, 500, tokenizer, template).ids)
-    prompts = [asked(ITEM, 500, tokenizer, template), asked(ITEM, whole + 4, tokenizer, template)]
-    writer: Any = SimpleNamespace(generate=lambda given, new: [Reply(f"{len(prompt.ids)} {new}") for prompt in given])
-    answers = task(7).answer([ITEM, ITEM], prompts, writer)
-    assert answers == [
-        {"output": f"{whole} 7", "finish": "stop", "exchanges": 2, "exchanges_kept": 2},
-        {"output": f"{len(prompts[1].ids)} 7", "finish": "stop", "exchanges": 2, "exchanges_kept": 1},
-    ]
+    (record,) = task(7).answer([ITEM], [prompt], backend)
+    about = {"finish": "stop", "exchanges": 2, "exchanges_kept": exchanges}
+    assert record == {"output": f"{len(prompt.ids)} 7", **about}
 
 
 def test_statistics_are_huatuos_and_by_length_of_the_context():
@@ -212,46 +185,37 @@ def test_statistics_are_huatuos_and_by_length_of_the_context():
 def test_only_what_neither_cpt_nor_sft_trains_on_is_asked(raw: Path, tmp_path: Path):
     built = made(raw, tmp_path / "out")
     items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", built)
-    texts = learned(built)
-    splits = {name: {row["id"]: row["split"] for row in lines(built / f"{name}.jsonl")} for name in ("cpt", "sft")}
-    assert len(splits["sft"]) == 30 and 0 < len(items) < 30
-    assert not any(item.question in texts or item.reference in texts for item in items)
-    assert all(row["excerpt"] in texts and row["reason"] == "in the training split" for row in invalid)
+    rows = {row["id"]: row for row in lines(built / "sft.jsonl")}
+    assert len(rows) == 30 and 0 < len(items) < 30
+    assert all(row["excerpt"] in learned(built) and row["reason"] == "in the training split" for row in invalid)
     assert len(items) + len(invalid) == 30 and {item.split for item in items} == {"heldout"}
     # Shares differ: some are held out of SFT and trained on in CPT.
-    assert {item.id for item in items} < {own for own, split in splits["sft"].items() if split == "heldout"}
+    assert {item.id for item in items} < {own for own, row in rows.items() if row["split"] == "heldout"}
     for item in items:
-        (row,) = (row for row in lines(built / "sft.jsonl") if row["id"] == item.id)
-        assert [turn["content"] for turn in row["messages"][-2:]] == [item.question, item.reference]
+        assert [turn["content"] for turn in rows[item.id]["messages"][-2:]] == [item.question, item.reference]
 
 
 def test_a_near_duplicate_of_what_is_trained_on_is_not_asked(raw: Path, tmp_path: Path):
-    rows = [cmtmedqa(number) for number in range(30)]
-    twins = [row | {"output": row["output"] + "谢谢"} for row in rows[:12]]
+    twins = [row | {"output": row["output"] + "谢谢"} for row in map(cmtmedqa, range(12))]
     # All on one line, so that a place says nothing of which dialogue it is.
     put_json(raw / "cmtmedqa/b.json", twins, indent=None)
     built = made(raw, tmp_path / "out")
     dropped = [row for row in lines(built / "dropped.jsonl") if row["reason"] == "duplicate" and row["set"] == "sft"]
-    assert len(dropped) == 12
     items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", built)
-    texts = learned(built)
-    assert not any(item.question in texts for item in items) and len(items) + len(invalid) == 42
+    assert len(dropped) == 12 and len(items) + len(invalid) == 42
     assert {row["reason"] for row in invalid} == {"in the training split"}
 
 
 def test_a_duplicate_of_another_source_is_known_by_its_keeper(tmp_path: Path):
     copied = [cmtmedqa(number, 0) for number in range(12)]
-    chats = [
-        [f"病人：{row['instruction']}", f"医生：{row['output']}"] for row in copied
-    ]  # MedDialog comes before CMtMedQA, so that it keeps what both have
+    # MedDialog comes before CMtMedQA, so that it keeps what both have.
+    chats = [[f"病人：{row['instruction']}", f"医生：{row['output']}"] for row in copied]
     put_json(tmp_path / "raw/meddialog_cn/a.json", chats)
     put_json(tmp_path / "raw/cmtmedqa/a.json", copied)
     built = made(tmp_path / "raw", tmp_path / "out")
     items, invalid = asked_of("cmtmedqa", tmp_path / "raw/cmtmedqa", built)
-    texts = learned(built)
     assert not any(row["id"].startswith("cmtmedqa") for row in lines(built / "sft.jsonl"))
-    assert items and invalid and not any(item.question in texts for item in items)
-    assert all(row["excerpt"] in texts for row in invalid)
+    assert items and invalid and all(row["excerpt"] in learned(built) for row in invalid)
 
 
 def test_what_was_de_identified_is_known_too(raw: Path, tmp_path: Path):
@@ -260,21 +224,18 @@ def test_what_was_de_identified_is_known_too(raw: Path, tmp_path: Path):
     built = made(raw, tmp_path / "out")
     items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", built)
     assert "13912345678" not in learned(built) and len(items) + len(invalid) == 30
-    assert not any(item.reference in learned(built) for item in items)
     replies = [rows[int(row["detail"].split()[0].split("-")[1]) - 1]["output"] for row in invalid]
     assert replies and all(reply in learned(built) for reply in replies)
 
 
-def test_what_notebook_01_left_out_is_asked(raw: Path, tmp_path: Path):
-    put_json(raw / "meddialog_cn/a.json", [["病人：头痛三天怎么办", "医生：先量血压再说"]] * 1)
-    built = made(raw, tmp_path / "out", sources=["meddialog_cn"])
-    items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", built)
-    assert (len(items), invalid) == (30, []) and {item.split for item in items} == {"unused"}
-    few = made(raw, tmp_path / "few", max_records_per_source=10)
-    items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", few)
-    fates = Counter(item.split for item in items)
-    assert fates["unused"] == 20 and fates["heldout"] + len(invalid) == 10
-    assert not any(item.question in learned(few) for item in items)
+@pytest.mark.parametrize(
+    ("left_out", "unused"), [({"sources": ["meddialog_cn"]}, 30), ({"max_records_per_source": 10}, 20)]
+)
+def test_what_notebook_01_left_out_is_asked(raw: Path, tmp_path: Path, left_out: dict, unused: int):
+    put_json(raw / "meddialog_cn/a.json", [["病人：头痛三天怎么办", "医生：先量血压再说"]])
+    items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", made(raw, tmp_path / "out", **left_out))
+    splits = Counter(item.split for item in items)
+    assert splits["unused"] == unused and splits["heldout"] + len(invalid) == 30 - unused
 
 
 def test_a_copy_of_a_training_dialogue_in_mc_is_not_asked(raw: Path, tmp_path: Path):
@@ -287,22 +248,20 @@ def test_a_copy_of_a_training_dialogue_in_mc_is_not_asked(raw: Path, tmp_path: P
         talks.append("\n".join([f"id\t{number}", *(f"{'PD'[at % 2]}\t{turn}" for at, turn in enumerate(turns))]))
     folder = put_mc(tmp_path / "raw2/mc", *talks, "id\t99\nP\t与别人无关的问题\nD\t与别人无关的回答")
     items, invalid = asked_of("mc", folder, built)
-    texts = learned(built)
-    assert len(items) + len(invalid) == 31 and "99" in {item.id for item in items}
-    assert {item.id for item in items} - {"99"} == {str(n) for n, row in enumerate(rows) if row["output"] not in texts}
+    new = {str(n) for n, row in enumerate(rows) if row["output"] not in learned(built)}
+    assert len(items) + len(invalid) == 31 and {item.id for item in items} == new | {"99"}
 
 
 def test_a_pair_of_dpo_is_trained_on_too(raw: Path, tmp_path: Path):
+    better = "另一个更好的回答是先去看医生再说。"
     rows = [cmtmedqa(number) for number in range(30)]
-    pairs = [
-        {"instruction": row["instruction"], "output": ["另一个更好的回答是先去看医生再说。", row["output"]]}
-        for row in rows
-    ]
+    pairs = [{"instruction": row["instruction"], "output": [better, row["output"]]} for row in rows]
     put_json(raw / "zhongjing_rlhf/rlhf.json", pairs)
-    none, all_ = {"heldout_share_dpo": 0.99}, {"heldout_share_dpo": 0.0}
-    without = asked_of("cmtmedqa", raw / "cmtmedqa", made(raw, tmp_path / "without", **none))[0]
-    items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", made(raw, tmp_path / "out", **all_))
-    assert without and not items and len(invalid) == 30
+    held, trained = (
+        asked_of("cmtmedqa", raw / "cmtmedqa", made(raw, tmp_path / str(share), heldout_share_dpo=share))
+        for share in (0.99, 0.0)
+    )
+    assert held[0] and not trained[0] and len(trained[1]) == 30
 
 
 def test_cmtmedqas_test_file_is_asked_and_not_trained_on(raw: Path, tmp_path: Path):
@@ -314,16 +273,10 @@ def test_cmtmedqas_test_file_is_asked_and_not_trained_on(raw: Path, tmp_path: Pa
     # Ten of them stand among the training dialogues too: those 01 took out.
     dropped = {row["reason"] for row in lines(built / "dropped.jsonl") if row["source"] == "cmtmedqa"}
     assert dropped == {"contaminated"} and len(lines(built / "sft.jsonl")) == 20
-    assert not any(item.question in learned(built) for item in items)
-
-
-def test_without_decontamination_a_copied_test_dialogue_is_not_asked(raw: Path, tmp_path: Path):
-    put_json(raw / "cmtmedqa/CMtMedQA_test.json", [cmtmedqa(number) for number in range(20, 36)])
-    built = made(raw, tmp_path / "out", decontaminate=False, heldout_share_cpt=0.0, heldout_share_sft=0.0)
+    # Without decontamination such a dialogue is not asked.
+    built = made(raw, tmp_path / "with", decontaminate=False, heldout_share_cpt=0.0, heldout_share_sft=0.0)
     items, invalid = asked_of("cmtmedqa", raw / "cmtmedqa", built)
-    assert (len(items), len(invalid)) == (6, 10)
-    assert not any(item.question in learned(built) for item in items)
-    assert all(row["excerpt"] in learned(built) for row in invalid)
+    assert (len(items), len(invalid)) == (6, 10) and all(row["excerpt"] in learned(built) for row in invalid)
 
 
 def test_other_files_than_those_of_the_build_are_refused(raw: Path, tmp_path: Path):
@@ -367,21 +320,6 @@ def test_real_dialogues_are_read_whole():
             assert all(item.reference == row["output"].strip() for item, row in zip(items, rows, strict=True))
 
 
-class Likely:
-    """Writes "好。" and finds every character of a reference half as likely as the one before it."""
-
-    tokenizer, context, template, likelihood, batch_size = None, None, SimpleNamespace(name="chat"), False, 4
-
-    def render(self, messages: list, reply_prefix: str) -> str:
-        return ""
-
-    def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
-        return [Reply("好。") for _ in prompts]
-
-    def reference_logprobs(self, prompts: list, references: list[str]) -> list[tuple[float, int]]:
-        return [(-0.5 * len(text), len(text)) for text in references]
-
-
 @pytest.mark.parametrize("name", ["cmtmedqa", "huatuo"])
 def test_the_perplexity_of_references_is_measured_if_asked_for(name: str) -> None:
     only = {"benchmarks": ["huatuo"], "further_benchmarks": ["cmtmedqa"], "protocols": ["fixed"]}
@@ -389,7 +327,10 @@ def test_the_perplexity_of_references_is_measured_if_asked_for(name: str) -> Non
         tasks = prepare(sample.raw_dir(), load("06_eval", {**only, "perplexity": wanted}))
         (task,) = (one for one in tasks if one.name == name)
         items = task.items[:3]
-        rows = task.answer(items, task.prompts(items, Likely(), 0), Likely())
+        likely = Writer(lambda messages: "好。")
+        # Every character of a reference is half a nat.
+        likely.reference_logprobs = lambda asked, texts: [(-0.5 * len(text), len(text)) for text in texts]
+        rows = task.answer(items, task.prompts(items, likely, 0), likely)
         rows = [row | {"reference": item.reference} for row, item in zip(rows, items, strict=True)]
         table = task.statistics(rows)
         assert ("perplexity" in table) == wanted == ("perplexity" in task.settings)

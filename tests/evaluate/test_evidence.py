@@ -15,13 +15,11 @@ from qilin_lib.evaluate import answering, evidence
 from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.evaluate.intervals import proportion
 from qilin_lib.evaluate.items import Item
-from qilin_lib.evaluate.judging import comparison, stage, verdicts
 from qilin_lib.evaluate.prompts import AS_IT_COMES, ceval_messages, cmexam_messages, fit
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import compare
 from qilin_lib.evaluate.store import predictions
-from qilin_lib.files import read_json, read_jsonl, write_json, write_jsonl
-from qilin_lib.report import judged
+from qilin_lib.files import read_jsonl, write_json, write_jsonl
 from qilin_lib.retrieval import index
 
 ITEM = Item("cmexam", "q1", "test", None, "咳嗽三周应查什么", {"A": "胸片", "B": "脑电图"}, "A", "三周以上应拍胸片。")
@@ -147,68 +145,3 @@ def test_passages_stand_in_the_record_and_move_its_key(
         assert [row.get("passages") for row in read_jsonl(path)] == [own] * len(task.items)
         keys.append(json.loads(path.with_suffix(".key.json").read_text(encoding="utf-8"))["key"])
     assert keys[0] != keys[1]
-
-
-def judge(**how: Any) -> SimpleNamespace:
-    given = {"by": "first", "models": ["sft", "dpo"], "preset": "zhongjing", "benchmark": "huatuo", "max_items": 2}
-    return SimpleNamespace(**given | {"max_new_tokens": 8} | how)
-
-
-@pytest.fixture
-def answered(run: SimpleNamespace) -> SimpleNamespace:
-    """The stage with two models' answers to three questions."""
-    (run.dir / "items").mkdir(parents=True)
-    rows = [json.dumps({"id": f"q{n}", "question": f"问{n}"}) + "\n" for n in range(3)]
-    (run.dir / "items" / "huatuo.jsonl").write_text("".join(rows), encoding="utf-8")
-    for name in ("sft", "dpo"):
-        path = predictions(run.dir, "fixed", "huatuo", name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps({"id": f"q{n}", "output": f"<think>想</think>{name}答{n}"}) + "\n" for n in range(3)]
-        path.write_text("".join(lines), encoding="utf-8")
-    run.parameters.judge, run.parameters.bootstrap_resamples = judge(), 100
-    return run
-
-
-def test_finished_answers_are_judged_without_their_thoughts(answered: SimpleNamespace) -> None:
-    stage.check(answered.parameters)
-    said = stage.judge(answered, {}, print)
-    assert all("想" not in pair.answer_a for pair in stage.pairs(answered))
-    assert (said["judge"], said["comparison"][0]["inconsistent"]) == ("first", 2)
-    assert len([*read_jsonl(answered.dir / "judging" / "records.jsonl")]) == 4
-
-
-def test_people_who_filled_in_the_sheet_of_06_stand_beside_its_judge(answered: SimpleNamespace) -> None:
-    stage.judge(answered, {}, print)
-    folder = answered.dir / "judging"
-    secret = read_json(folder / "key.json")
-    assert (folder / "sheet.html").exists() and len(secret["games"]) == 2
-    # Both say the first model's answer is the better one, one of them of every item.
-    better = {name: "first" if game["order"] == "ab" else "second" for name, game in secret["games"].items()}
-    for judge_name, many in (("王", 2), ("李", 1)):
-        said = {"sheet": secret["sheet"], "judge": judge_name, "verdicts": dict(list(better.items())[:many])}
-        write_json(answered.run_dir / "people" / f"{judge_name}.json", said)
-    frame = judged.people_table(answered.dir).words.set_index(["Judge", "and"])
-    assert frame.loc[("human: 李", "human: 王"), ["Of people", "n", "Agreed, percent"]].tolist() == ["2", "1", "100.0"]
-    assert frame.loc[("first", "human: 王"), "n"] == "0", "the judge contradicts itself on every item"
-
-
-def test_a_model_judges_as_it_answers_a_benchmark(answered: SimpleNamespace, tokenizer: Any, template: Any) -> None:
-    answered.parameters.judge = judge(by="gpt")
-    games = [*comparison.games(stage.pairs(answered), verdicts.preset("zhongjing"))]
-    path = predictions(answered.dir, "fixed", "judging", "gpt")
-    answering.answer(stage.task(answered, games), "gpt", Backend(tokenizer, template), 0, path)
-    assert [row["verdict"] for row in stage.records(answered, games)] == ["win", "loss"] * 2
-
-
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        ({"by": "firs"}, r"eval\.judge\.by: 'firs'.*first"),
-        ({"models": ["sft", "dop"]}, r"eval\.judge\.models: 'dop'.*dpo"),
-        ({"preset": "disc"}, r"eval\.judge\.by: 'first' compares two answers, and preset 'disc' scores one"),
-    ],
-)
-def test_a_judge_that_is_not_there_is_refused_by_name(run: SimpleNamespace, how: dict, said: str) -> None:
-    run.parameters.judge = judge(**how)
-    with pytest.raises(QilinError, match=said):
-        stage.check(run.parameters)

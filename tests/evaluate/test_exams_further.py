@@ -17,7 +17,6 @@ from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.benchmarks import answers, exams
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.lineage import Lineage
-from qilin_lib.evaluate.plan import Task
 from qilin_lib.evaluate.prompts import CMMLU_HEADER
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.sample import raw_dir
@@ -52,16 +51,6 @@ def cmmlu(tmp_path: Path) -> Path:
         put_csv(folder / "dev" / f"{subject}.csv", ROWS[:5], encoding)
         put_csv(folder / "test" / f"{subject}.csv", ROWS, encoding)
     return folder
-
-
-@pytest.fixture(scope="module")
-def sample() -> Path:
-    return raw_dir()
-
-
-def only(tasks: list[Task]) -> Task:
-    (task,) = tasks
-    return task
 
 
 def settings(**changes: Any) -> SimpleNamespace:
@@ -119,13 +108,8 @@ def test_examples_that_are_not_there_are_told(cmmlu: Path, rows: list | None, me
 
 
 def test_medqa_keeps_four_and_five_options_and_lists_the_rest(tmp_path: Path):
-    rows = [
-        medqa_row("甲题", "ABCDE", "E"),
-        medqa_row("乙题", "ABCD", "B"),
-        medqa_row("丙题", "ABCD", "E"),
-        medqa_row("丁题", "ABDE", "A"),
-        '{"question": "断了',
-    ]
+    kinds = [("甲题", "ABCDE", "E"), ("乙题", "ABCD", "B"), ("丙题", "ABCD", "E"), ("丁题", "ABDE", "A")]
+    rows = [*(medqa_row(*kind) for kind in kinds), '{"question": "断了']
     items, invalid = exams.medqa_items(put_medqa(tmp_path / "medqa", rows))
     assert [(item.id, "".join(item.options), item.gold, item.subject) for item in items] == [
         ("test-00000", "ABCDE", "E", None),
@@ -138,7 +122,7 @@ def test_medqa_keeps_four_and_five_options_and_lists_the_rest(tmp_path: Path):
 
 def test_prompts_in_the_forms_of_c_eval_and_of_cmexam(cmmlu: Path, tmp_path: Path, tokenizer: Any, template: Any):
     asked = SimpleNamespace(context=4096, likelihood=True, tokenizer=tokenizer, template=template)
-    made = only(exams.read("cmmlu", cmmlu, settings(shots=2), Lineage(None, [])))
+    (made,) = exams.read("cmmlu", cmmlu, settings(shots=2), Lineage(None, []))
     prompt = made.prompts(made.items[:1], asked, 2)[0]
     options = "\nA. 甲\nB. 乙\nC. 丙\nD. 丁"
     assert [message["content"] for message in prompt.messages] == [
@@ -151,7 +135,7 @@ def test_prompts_in_the_forms_of_c_eval_and_of_cmexam(cmmlu: Path, tmp_path: Pat
     assert prompt.reply_prefix == "答案：" and prompt.shots == 2
     assert made.prompts(made.items[:1], asked, 0)[0].shots == 0
     folder = put_medqa(tmp_path / "medqa", [medqa_row("问", "AB", "A")])
-    medqa = only(exams.read("medqa", folder, settings(), Lineage(None, [])))
+    (medqa,) = exams.read("medqa", folder, settings(), Lineage(None, []))
     bare = medqa.prompts(medqa.items, asked, 5)[0]
     instruction = "以下是一道医学考试的单项选择题，请选出正确答案的选项。\n\n"
     assert bare.messages == [{"role": "user", "content": f"{instruction}问\nA 问之A\nB 问之B"}] and bare.shots == 0
@@ -170,23 +154,17 @@ class Letters:
         return [{letter: -1.0 if letter == prompt.wanted else -2.0 for letter in letters} for prompt in prompts]
 
 
-def medqa_item(number: int, letters: str, gold: str) -> Item:
-    return Item("medqa", f"test-{number}", "test", None, "问", dict.fromkeys(letters, "项"), gold, "")
-
-
 def test_items_are_scored_over_their_own_letters_and_keep_their_order():
-    items = [
-        medqa_item(0, "ABCDE", "E"),
-        medqa_item(1, "ABCD", "D"),
-        medqa_item(2, "ABCDE", "A"),
-        medqa_item(3, "AB", "B"),
-    ]
     asked: Any = [SimpleNamespace(wanted=wanted) for wanted in "EDEB"]
+    items = [
+        Item("medqa", f"test-{number}", "test", None, "问", dict.fromkeys(letters, "项"), gold, "")
+        for number, (letters, gold) in enumerate([("ABCDE", "E"), ("ABCD", "D"), ("ABCDE", "A"), ("AB", "B")])
+    ]
     model = Letters()
     found = answers.answer(items, asked, model)
     assert [row["prediction"] for row in found] == list("EDEB")
     assert [row["correct"] for row in found] == [True, True, False, True]
-    assert [list(row["scores"]) for row in found] == [list("ABCDE"), list("ABCD"), list("ABCDE"), list("AB")]
+    assert [list(row["scores"]) for row in found] == [list(item.options) for item in items]
     assert model.calls == [(tuple("ABCDE"), 2), (tuple("ABCD"), 1), (tuple("AB"), 1)]
 
 
@@ -205,17 +183,16 @@ def test_pooled_accuracy_and_the_average_of_subjects():
     }
 
 
-def lm_eval_exam(made: Task, subject: str, dev: list[Item], model: Any, questions: int) -> Exam:
-    items = [item for item in made.items if item.subject == subject][:questions]
-    header = CMMLU_HEADER.format(name=exams.CMMLU_SUBJECTS[subject])
-    return Exam(f"cmmlu_{subject}", header, dev, items, made.prompts(items, model, len(dev)))
-
-
 @pytest.mark.extended
-def test_lm_eval_gives_the_same_log_likelihoods(sample: Path, backend: TransformersBackend, tmp_path: Path):
+def test_lm_eval_gives_the_same_log_likelihoods(backend: TransformersBackend, tmp_path: Path):
     """CMMLU's own header is lm-eval's description; its examples and letters are put together by lm-eval."""
-    made = only(exams.read("cmmlu", sample / "cmmlu", settings(), Lineage(None, [])))
-    dev = exams.cmmlu_dev(sample / "cmmlu", list(exams.CMMLU_SUBJECTS), 5)
-    chosen = [lm_eval_exam(made, subject, dev[subject], backend, 6) for subject in ("nutrition", "genetics", "anatomy")]
+    (made,) = exams.read("cmmlu", raw_dir() / "cmmlu", settings(), Lineage(None, []))
+    dev = exams.cmmlu_dev(raw_dir() / "cmmlu", list(exams.CMMLU_SUBJECTS), 5)
+    chosen = []
+    for subject in ("nutrition", "genetics", "anatomy"):
+        items = [item for item in made.items if item.subject == subject][:6]
+        header = CMMLU_HEADER.format(name=exams.CMMLU_SUBJECTS[subject])
+        prompts = made.prompts(items, backend, len(dev[subject]))
+        chosen.append(Exam(f"cmmlu_{subject}", header, dev[subject], items, prompts))
     assert_agreement(chosen, backend, tmp_path / "tasks")
     assert sum(len(exam.items) for exam in chosen) == 17

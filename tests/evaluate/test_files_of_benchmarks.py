@@ -69,25 +69,16 @@ READERS = {
     "mc": lambda raw: dialogue.dialogue_items("mc", raw / "mc", Lineage(None, [])),
 }
 """{folder: read(raw folder)}"""
-IDS = {
-    "ceval": [f"physician-{n}" for n in range(5)],
-    "cmexam": ["test-00000", "test-00001"],
-    "huatuo26m_test": [f"test-{n:05d}" for n in range(3)],
-    "cmmlu": [f"virology-{n:05d}" for n in range(5)],
-    "medqa": ["test-00000"],
-    "cmeee_v2": ["dev-00000"],
-    "mc": ["1"],
+ASKED = {
+    "ceval": ([f"physician-{n}" for n in range(5)], {"第0题正确的是A", "问B"}),
+    "cmexam": (["test-00000", "test-00001"], {"感冒的病原体是A"}),
+    "huatuo26m_test": ([f"test-{n:05d}" for n in range(3)], {"第0问怎么办？休息。"}),
+    "cmmlu": ([f"virology-{n:05d}" for n in range(5)], {"第0题正确的是A"}),
+    "medqa": (["test-00000"], {"感冒的病原体是A"}),
+    "cmeee_v2": (["dev-00000"], {'头痛三天[["sym", "头痛", 0, 2]]'}),
+    "mc": (["1"], {"头痛三天怎么办先量血压"}),
 }
-FIRST = {
-    "ceval": {"第0题正确的是A", "问B"},
-    "cmexam": {"感冒的病原体是A"},
-    "huatuo26m_test": {"第0问怎么办？休息。"},
-    "cmmlu": {"第0题正确的是A"},
-    "medqa": {"感冒的病原体是A"},
-    "cmeee_v2": {'头痛三天[["sym", "头痛", 0, 2]]'},
-    "mc": {"头痛三天怎么办先量血压"},
-}
-"""Question and answer of the first item."""
+"""{folder: ids, question and answer of the first item}"""
 
 
 @pytest.mark.parametrize(
@@ -118,8 +109,9 @@ def test_a_benchmark_as_downloaded(tmp_path: Path, folder: str, files: dict[str,
     for name, content in files.items():
         put(tmp_path / folder / name, content)
     found, invalid = READERS[folder](tmp_path)
-    assert not invalid and [item.id for item in found] == IDS[folder]
-    assert found[0].question + (found[0].gold or found[0].reference) in FIRST[folder]
+    ids, first = ASKED[folder]
+    assert not invalid and [item.id for item in found] == ids
+    assert found[0].question + (found[0].gold or found[0].reference) in first
     if folder == "ceval":
         assert len(ceval.ceval_dev(tmp_path)["physician"]) == 5
     if folder == "cmmlu":

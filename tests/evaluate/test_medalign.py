@@ -7,34 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.writer import Writer
 
 from qilin_lib import sample
 from qilin_lib.chimed.sources import REGISTRY
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import answering, plan
 from qilin_lib.evaluate.benchmarks import KINDS, prepare
-from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_jsonl
 from qilin_lib.params import load
 
 ONLY = {"benchmarks": [], "further_benchmarks": ["medalign"], "protocols": ["fixed"]}
 GPT = {"model": "gpt", "endpoint": "https://example.org/v1"}
-
-
-class Backend:
-    """Writes the same to everything."""
-
-    likelihood, batch_size = False, 4
-
-    def __init__(self, tokenizer: Any, template: Any, context: int) -> None:
-        self.tokenizer, self.template, self.context = tokenizer, template, context
-
-    def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
-        return [Reply("肺炎。") for _ in prompts]
-
-    def fingerprint(self) -> str:
-        return "stand-in"
 
 
 def task(raw: Path, **more: Any) -> Any:
@@ -76,7 +61,7 @@ def test_a_record_too_long_for_the_context_keeps_its_end_and_the_instruction(
     made = task(raw, max_new_tokens_dialogue=8)
     plan.write([made], tmp_path / "items")
     (again,) = plan.read(tmp_path / "items", KINDS)
-    whole, cut = (again.prompts(again.items, Backend(tokenizer, template, room), 0) for room in (9999, 160))
+    whole, cut = (again.prompts(again.items, Writer(str, tokenizer, template, room), 0) for room in (9999, 160))
     assert not any(prompt.truncated for prompt in whole) and all(len(prompt.ids) <= 152 for prompt in cut)
     first, full = cut[0].messages[0]["content"], whole[0].messages[0]["content"]
     assert cut[0].truncated and "好转出院" in first and "末次出院" in first and "原发性高血压" not in first
@@ -86,7 +71,7 @@ def test_a_record_too_long_for_the_context_keeps_its_end_and_the_instruction(
 def test_answers_are_measured_against_the_clinician_s(raw: Path, tmp_path: Path, tokenizer: Any, template: Any) -> None:
     made = task(raw)
     path = predictions(tmp_path, "fixed", "medalign", "base")
-    answering.answer(made, "base", Backend(tokenizer, template, 9999), 0, path)
+    answering.answer(made, "base", Writer(lambda messages: "肺炎。", tokenizer, template, 9999), 0, path)
     answering.store.finish(path, [item.id for item in made.items])
     table = made.statistics([*read_jsonl(path)])
     assert {"bleu_1", "rouge_l", "unparsed"} <= table.keys()

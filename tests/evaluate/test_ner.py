@@ -7,12 +7,12 @@ import os
 import random
 import re
 from collections.abc import Sequence
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.writer import Writer
 
 from qilin_lib import sample
 from qilin_lib.evaluate.answering import answer_all
@@ -20,7 +20,6 @@ from qilin_lib.evaluate.backends import TransformersBackend
 from qilin_lib.evaluate.benchmarks import ner, prepare
 from qilin_lib.evaluate.entities import NAMES, gold, read, types_of
 from qilin_lib.evaluate.items import Item
-from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.run import score
 from qilin_lib.evaluate.scores import summarise
 from qilin_lib.evaluate.store import predictions
@@ -50,6 +49,10 @@ def table(records: Sequence[dict], types: Sequence[str]) -> dict:
     return summarise(ner.statistics(records, tuple(types)), resamples=100, seed=5)
 
 
+def values(scores: dict) -> list[float | None]:
+    return [scores[name]["value"] for name in ("precision", "recall", "f1")]
+
+
 def test_scores_counted_by_hand() -> None:
     first = item("1", TEXT, [COUGH, ("sym", "咳嗽", 39, 41), ("dis", "支气管肺炎", 13, 18)])
     second, third = item("2", TEXT, [("dru", "青霉素", 20, 23), ("dru", "头孢", 24, 26)]), item("3", TEXT, [])
@@ -57,7 +60,7 @@ def test_scores_counted_by_hand() -> None:
     records = [record(i, output, TYPES) for i, output in zip((first, second, third), outputs, strict=True)]
     scores = table(records, TYPES)
     # Right 咳嗽 and 青霉素; four predicted (one absent, one of an unknown type); four annotated, 咳嗽 once.
-    assert [scores[name]["value"] for name in ("precision", "recall", "f1")] == [50, 50, 50]
+    assert values(scores) == [50, 50, 50]
     assert scores["unparsed"]["value"] == pytest.approx(100 / 3) and scores["f1"]["n"] == 3
     # Places: both 咳嗽 and 青霉素 of five predicted and five annotated.
     assert scores["spans"]["f1"]["value"] == pytest.approx(60)
@@ -72,7 +75,7 @@ def test_a_model_that_names_nothing_scores_zero_and_not_nan() -> None:
     scores = table(
         [record(item(str(n), TEXT, entities), output, TYPES) for n, output in enumerate(["", "无", "x"])], TYPES
     )
-    assert [scores[name]["value"] for name in ("precision", "recall", "f1")] == [0, 0, 0]
+    assert values(scores) == [0, 0, 0]
     assert scores["unparsed"]["value"] == pytest.approx(200 / 3)
     assert [summary["value"] for summary in scores["lines"].values()] == [0, 0, 0, 50, 50]
     assert table([], TYPES)["f1"] == {"value": None, "n": 0, "low": None, "high": None}
@@ -116,42 +119,36 @@ def sklearn_scores(records: Sequence[dict], kinds: Sequence[str] | None = None) 
     ]
 
 
-def bio(length: int, spans: Sequence[tuple[str, int, int]]) -> list[str]:
-    tags = ["O"] * length
-    for kind, begin, end in spans:
+Spans = set[tuple[str, int, int]]
+
+
+def bio(length: int, spans: Spans) -> list[str] | None:
+    """Tags of spans; None where tags cannot hold them: one outside the text, or over another."""
+    tags, before = ["O"] * length, 0
+    for kind, begin, end in sorted(spans, key=lambda span: span[1:]):
+        if begin < before:
+            return None
         tags[begin:end] = [f"B-{kind}", *[f"I-{kind}"] * (end - begin - 1)]
+        before = end
     return tags
 
 
-def bio_f1(truth: Sequence[list[str]], guess: Sequence[list[str]]) -> float:
-    """Micro F1 in percent of chunks, read from the tags alone: a chunk is B-x and the I-x after it (strict IOB2)."""
-
-    def chunks(tags: list[str]) -> set[tuple[str, int, int]]:
-        coded = "".join({"B": "b", "I": "i", "O": "o"}[tag[0]] for tag in tags)
-        return {(tags[found.start()][2:], *found.span()) for found in re.finditer("bi*", coded)}
-
-    pairs = [(chunks(t), chunks(g)) for t, g in zip(truth, guess, strict=True)]
-    right = sum(len(t & g) for t, g in pairs)
-    return 100 * 2 * right / sum(len(t) + len(g) for t, g in pairs)
+def chunks(tags: list[str]) -> Spans:
+    """Spans read from the tags alone: a chunk is B-x and the I-x after it (strict IOB2)."""
+    return {(tags[found.start()][2:], *found.span()) for found in re.finditer("BI*", "".join(tag[0] for tag in tags))}
 
 
-def flat(spans: Sequence[tuple[str, int, int]]) -> bool:
-    """Whether tags can hold them: all inside the text, none over another."""
-    placed = sorted((begin, end) for _, begin, end in spans)
-    return all(begin >= 0 for begin, _ in placed) and all(a[1] <= b[0] for a, b in pairwise(placed))
-
-
-def tagged(items: Sequence[Item], records: Sequence[dict]) -> tuple[list[dict], list[list[str]], list[list[str]]]:
-    """Records that tags can hold, and the tags of gold and reply."""
-    kept, truth, guess = [], [], []
+def tagged(items: Sequence[Item], records: Sequence[dict]) -> tuple[list[dict], float]:
+    """Records that tags can hold, and the micro F1 in percent of the tags' chunks."""
+    kept, right, many = [], 0, 0
     for i, row in zip(items, records, strict=True):
-        spans = {(kind, begin, end) for kind, _, begin, end in gold(i.reference)}
-        mine = {tuple(span) for span in row["located"]}
-        if flat(list(spans)) and flat(list(mine)):
+        truth = bio(len(i.question), {(kind, begin, end) for kind, _, begin, end in gold(i.reference)})
+        guess = bio(len(i.question), {tuple(span) for span in row["located"]})
+        if truth and guess:
             kept.append(row)
-            truth.append(bio(len(i.question), sorted(spans)))
-            guess.append(bio(len(i.question), sorted(mine)))
-    return kept, truth, guess
+            right += len(chunks(truth) & chunks(guess))
+            many += len(chunks(truth)) + len(chunks(guess))
+    return kept, 100 * 2 * right / many
 
 
 # --- the real file ----------------------------------------------------------------------------------------------------
@@ -185,54 +182,17 @@ def test_corrupted_real_replies_equal_sklearn_and_the_count_of_tags(real: tuple)
     items, types = real
     records = corrupted(items, types, seed=11)
     scores = table(records, types)
-    assert [scores[name]["value"] for name in ("precision", "recall", "f1")] == pytest.approx(sklearn_scores(records))
+    assert values(scores) == pytest.approx(sklearn_scores(records))
     assert 40 < scores["f1"]["value"] < 80 and scores["f1"]["low"] < scores["f1"]["value"] < scores["f1"]["high"]
     for kind in types:
-        values = [scores["types"][kind][name]["value"] for name in ("precision", "recall", "f1")]
-        assert values == pytest.approx(sklearn_scores(records, [kind])), kind
-    kept, truth, guess = tagged(items, records)
-    strict = table(kept, types)["spans"]["f1"]["value"]
-    assert strict == pytest.approx(bio_f1(truth, guess))
+        assert values(scores["types"][kind]) == pytest.approx(sklearn_scores(records, [kind])), kind
+    kept, strict = tagged(items, records)
+    assert table(kept, types)["spans"]["f1"]["value"] == pytest.approx(strict)
     # seqeval 1.2.2 (no part of the lock), f1_score(mode="strict", scheme=IOB2), gave this for these tags.
     assert len(kept) == 548 and strict == pytest.approx(57.34265734265734)
 
 
 # --- the task ---------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def raw() -> Path:
-    return sample.raw_dir()
-
-
-@pytest.fixture
-def asked(params: SimpleNamespace) -> SimpleNamespace:
-    more = {
-        "max_items_further": 5,
-        "max_new_tokens_ner": 12,
-        "further_benchmarks": ["cmeee", "ccks2019"],
-        "benchmarks": [],
-    }
-    return SimpleNamespace(**vars(params) | more)
-
-
-class Perfect:
-    """A server that answers every text with its entities."""
-
-    tokenizer, likelihood, batch_size, context = None, False, 4, 100
-    template = SimpleNamespace(name="chat")
-
-    def __init__(self, replies: dict[str, str]) -> None:
-        self.replies = replies
-
-    def render(self, messages: list[dict], reply_prefix: str) -> str:
-        return messages[-1]["content"] + reply_prefix
-
-    def generate(self, prompts: Sequence[Any], max_new_tokens: int) -> list[Reply]:
-        return [Reply(self.replies[prompt.messages[-1]["content"].split("文本：")[1]]) for prompt in prompts]
-
-    def fingerprint(self) -> str:
-        return "perfect"
 
 
 def test_a_long_text_loses_its_beginning_and_never_the_instruction(template: Any, tokenizer: Any) -> None:
@@ -244,16 +204,17 @@ def test_a_long_text_loses_its_beginning_and_never_the_instruction(template: Any
 
 
 def test_perfect_and_random_models_from_records_to_scores(
-    raw: Path, asked: SimpleNamespace, tiny_llama: Any, tokenizer: Any, template: Any, tmp_path: Path
+    params: SimpleNamespace, tiny_llama: Any, tokenizer: Any, template: Any, tmp_path: Path
 ) -> None:
-    tasks = prepare(raw, asked)
+    params.max_new_tokens_ner, params.further_benchmarks, params.benchmarks = 12, ["cmeee", "ccks2019"], []
+    tasks = prepare(sample.raw_dir(), params)
     replies = {i.question: reply_of([(k, m) for k, m, _, _ in gold(i.reference)]) for t in tasks for i in t.items}
     models = {
-        "perfect": lambda: Perfect(replies),
+        "perfect": lambda: Writer(lambda said: replies[said[-1]["content"].split("文本：")[1]], context=100),
         "random": lambda: TransformersBackend(tiny_llama(0), tokenizer, template, 4, "cpu"),
     }
     answer_all(tasks, models, dict.fromkeys(models, 5), tmp_path)
-    scores = score(tasks, {task.name: list(models) for task in tasks}, tmp_path, asked)
+    scores = score(tasks, {task.name: list(models) for task in tasks}, tmp_path, params)
     assert scores == json.loads(json.dumps(scores))
     for task in tasks:
         assert scores[task.name]["perfect"]["f1"]["value"] == 100 and scores["split"][task.name] == task.split
@@ -271,7 +232,6 @@ def test_spans_equal_seqeval_strict_on_flat_texts() -> None:
     b = item("2", "予青霉素和头孢。", [("dru", "青霉素", 1, 4), ("dru", "头孢", 5, 7)])
     outputs = ["临床表现：咳嗽\n临床表现：发热\n疾病：肺炎", "药物：青霉素\n疾病：头孢"]
     records = [record(i, output, TYPES) for i, output in zip((a, b), outputs, strict=True)]
-    _, truth, guess = tagged([a, b], records)
     value = table(records, TYPES)["spans"]["f1"]["value"]
     # seqeval 1.2.2 of these tags, mode="strict", scheme=IOB2, gives 0.6: two adjacent symptoms are two chunks.
-    assert value == pytest.approx(60) and value == pytest.approx(bio_f1(truth, guess))
+    assert value == pytest.approx(60) == tagged([a, b], records)[1]

@@ -5,18 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers.serving import Faulty, completion, said, serving
+from helpers.writer import Writer
 
 from qilin_lib import sample
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import answering, plan
 from qilin_lib.evaluate.asking import read_records
 from qilin_lib.evaluate.benchmarks import KINDS, prepare
-from qilin_lib.evaluate.prompts import as_text
 from qilin_lib.evaluate.replies import ERROR, Reply
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import write_jsonl
@@ -26,41 +25,25 @@ RAW = sample.raw_dir().parent
 ONLY = {"benchmarks": [], "further_benchmarks": ["patients"], "protocols": ["fixed"]}
 
 
-class Doctor:
-    """Says its lines in turn, whoever is before it; `asked` are the conversations that it saw."""
-
-    likelihood, batch_size, tokenizer, context = False, 4, None, None
-    template = SimpleNamespace(name="chat")
-
-    def __init__(self, *lines: str | Reply) -> None:
-        self.lines, self.asked = lines, []
-
-    def render(self, messages: list, reply_prefix: str) -> str:
-        return as_text(messages, reply_prefix)
-
-    def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
-        self.asked += [prompt.messages for prompt in prompts]
-        lines = [self.lines[len(prompt.messages) // 2] for prompt in prompts]
-        return [line if isinstance(line, Reply) else Reply(line) for line in lines]
-
-    def fingerprint(self) -> str:
-        return "a doctor"
+def doctor(*lines: str | Reply) -> Writer:
+    """Says its lines in turn, whoever is before it."""
+    return Writer(lambda messages: lines[len(messages) // 2])
 
 
 def task(raw: Path = RAW, **more: Any) -> Any:
     return prepare(raw, load("06_eval", {**ONLY, **more}))[0]
 
 
-def records(made: Any, doctor: Doctor, folder: Path) -> dict[str, dict]:
+def records(made: Any, who: Writer, folder: Path) -> dict[str, dict]:
     path = predictions(folder, made.protocol, made.name, "doctor")
-    answering.answer(made, "doctor", doctor, 0, path)
+    answering.answer(made, "doctor", who, 0, path)
     return {row["id"]: row for row in read_records(made, "doctor", folder)}
 
 
 def test_a_patient_says_what_it_is_asked_and_nothing_else(tmp_path: Path) -> None:
     made = task(**{"patient": {"exchanges": 3}})
-    doctor = Doctor("请问疼了几天？", "有没有发烧？有没有呕吐？", "请马上去急诊。")
-    found = records(made, doctor, tmp_path)["headache"]
+    asking = doctor("请问疼了几天？", "有没有发烧？有没有呕吐？", "请马上去急诊。")
+    found = records(made, asking, tmp_path)["headache"]
     assert found["output"].splitlines() == [
         "医生：请问疼了几天？",
         "患者：三天了，是突然疼起来的。",
@@ -68,24 +51,24 @@ def test_a_patient_says_what_it_is_asked_and_nothing_else(tmp_path: Path) -> Non
         "患者：昨晚烧到39度。早上吐了一次。",
         "医生：请马上去急诊。",
     ]
-    last = max((seen for seen in doctor.asked if "头痛" in seen[0]["content"]), key=len)
+    last = max((seen for seen in asking.asked if "头痛" in seen[0]["content"]), key=len)
     assert [turn["role"] for turn in last] == ["user", "assistant"] * 2 + ["user"]
-    assert "脖子" not in str(doctor.asked), "what nobody asked for stays in the record"
+    assert "脖子" not in str(asking.asked), "what nobody asked for stays in the record"
     # Three of five lines; of the child's record how long, and the line that holds vomiting.
     assert made.statistics([found])["gathered"].value(made.statistics([found])["gathered"].rows.sum(0)) == 60
 
 
 def test_advice_with_a_word_of_the_record_is_no_question(tmp_path: Path) -> None:
     made = task(**{"patient": {"exchanges": 2}})
-    found = records(made, Doctor("卧床休息几天，体温高就吃药。", "不客气。"), tmp_path)["headache"]
+    found = records(made, doctor("卧床休息几天，体温高就吃药。", "不客气。"), tmp_path)["headache"]
     assert "患者：不清楚。" in found["output"] and found["gathered"] == []
 
 
 def test_a_doctor_that_falls_silent_ends_the_conversation(tmp_path: Path) -> None:
     made = task(**{"patient": {"exchanges": 3}})
-    refused = records(made, Doctor("疼了几天？", Reply("", ERROR, error="filtered"), "-"), tmp_path / "a")["headache"]
+    refused = records(made, doctor("疼了几天？", Reply("", ERROR, error="filtered"), "-"), tmp_path / "a")["headache"]
     assert refused["output"].endswith("突然疼起来的。") and (refused["finish"], refused["error"]) == (ERROR, "filtered")
-    silent = records(made, Doctor("", "-", "-"), tmp_path / "b")["headache"]
+    silent = records(made, doctor("", "-", "-"), tmp_path / "b")["headache"]
     assert silent["output"] == "" and made.statistics([silent])["unparsed"].rows[0, 0] == 1
 
 
@@ -101,7 +84,7 @@ def test_a_model_at_an_endpoint_plays_the_patient(tmp_path: Path, server: Faulty
     made = task(baselines={"actor": actor}, patient={"by": "actor", "exchanges": 2})
     plan.write([made], tmp_path / "items")
     assert plan.read(tmp_path / "items", KINDS) == [made]
-    found = records(made, Doctor("疼了几天？", "好的。"), tmp_path)
+    found = records(made, doctor("疼了几天？", "好的。"), tmp_path)
     assert found["headache"]["output"].splitlines()[1] == "患者：三天。"
     assert found["fever"]["output"].splitlines()[1] == "患者：两天。"
     told = said(next(request for request in server.requests if "脖子" in said(request)))
@@ -113,7 +96,7 @@ def test_a_patient_that_cannot_answer_is_an_error_of_the_record(tmp_path: Path, 
     server.reply = lambda request, number: (400, refusal) if "后脑勺" in said(request) else (200, completion("昨天。"))
     actor = {"model": "actor", "endpoint": server.url, "benchmarks": []}
     made = task(baselines={"actor": actor}, patient={"by": "actor", "exchanges": 2})
-    found = records(made, Doctor("疼了几天？", "好的。"), tmp_path)
+    found = records(made, doctor("疼了几天？", "好的。"), tmp_path)
     assert found["headache"]["finish"] == ERROR and "the patient" in found["headache"]["error"]
     assert found["fever"]["output"].endswith("医生：好的。")
 
@@ -136,6 +119,8 @@ def test_a_bad_row_is_listed_with_its_line(tmp_path: Path) -> None:
         {"id": "c", "prompt": "疼。", "record": [{"words": "几天", "says": "三天。"}], "rubrics": good},
         {"id": "d", "prompt": "疼。", "record": [fact]},
         {"id": "a", "prompt": "痒。", "record": [fact], "rubrics": good},
+        {"id": "e", "prompt": "疼。", "record": [fact], "rubrics": [{"criterion": "好"}]},
+        {"id": "f", "prompt": "疼。", "record": [fact], "rubrics": [{"criterion": "坏", "points": -1}]},
     ]
     write_jsonl(tmp_path / "patients" / "mine.jsonl", rows)
     made = task(tmp_path)
@@ -145,6 +130,8 @@ def test_a_bad_row_is_listed_with_its_line(tmp_path: Path) -> None:
         (3, "record.0.words"),
         (4, "rubrics"),
         (5, "id a came before"),
+        (6, "rubrics.0.points"),
+        (7, "rubrics"),
     ]
 
 
@@ -159,3 +146,14 @@ def test_a_patient_that_comes_again_in_another_file_is_asked_once(tmp_path: Path
     made = task(tmp_path)
     assert [item.id for item in made.items] == ["a", "b"]
     assert [(row["file"], row["line"]) for row in made.invalid] == [("2.jsonl", 1), ("3.jsonl", 2)]
+
+
+def test_the_judge_s_criteria_ask_no_patient_again(tmp_path: Path) -> None:
+    """What records belong to is what was said, and not what it is worth."""
+    settings = []
+    for says, points in (("三天。", 1), ("三天。", 2), ("四天。", 2)):
+        fact, criterion = {"words": ["几天"], "says": says}, {"criterion": "好", "points": points}
+        row = {"id": "a", "prompt": "疼。", "record": [fact], "rubrics": [criterion]}
+        write_jsonl(tmp_path / "patients" / "mine.jsonl", [row])
+        settings.append(task(tmp_path).settings)
+    assert settings[0] == settings[1] != settings[2]

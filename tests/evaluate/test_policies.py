@@ -125,13 +125,9 @@ class Counted:
 
         import torch
 
-        tensors = [one for one in gc.get_objects() if isinstance(one, torch.Tensor) and one.shape[-1:].numel() > 0]
-        wide = {
-            one.untyped_storage().data_ptr(): one.untyped_storage().nbytes()
-            for one in tensors
-            if one.ndim > 1 and one.shape[-1] == self.vocabulary
-        }
-        self.most = max(self.most, sum(wide.values()))
+        tensors = [one for one in gc.get_objects() if isinstance(one, torch.Tensor) and one.ndim > 1]
+        wide = [one.untyped_storage() for one in tensors if one.shape[-1] == self.vocabulary]
+        self.most = max(self.most, sum({one.data_ptr(): one.nbytes() for one in wide}.values()))
 
     def __call__(self, input_ids: Any, **_: Any) -> Any:
         import torch

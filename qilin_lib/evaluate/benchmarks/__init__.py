@@ -65,6 +65,8 @@ FURTHER = {
 }
 """What ChiMed-GPT is evaluated on beside C-Eval (arXiv 2311.06025), and public sets of the same kind. They are asked
 under the `fixed` protocol alone: the authors' scripts sample, and differ from task to task (DEVIATIONS.md)."""
+WITH_CRITERIA = tuple(name for name, row in FURTHER.items() if issubclass(row.kinds[0], rubrics.Rubrics))
+"""Whose items have criteria of their own, by which a judge can score the answers."""
 KINDS = {kind.__name__: kind for row in (*PAPER.values(), *FURTHER.values()) for kind in row.kinds}
 KINDS |= {"Attitudes": attitudes.Attitudes}
 """Classes of tasks by name, that of 09 among them."""

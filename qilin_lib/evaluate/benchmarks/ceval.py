@@ -95,12 +95,10 @@ def ceval_dev(raw_dir: str | Path, shots: int = 5, subjects: list[str] | None = 
     if shots == 0:
         return {}
     items, invalid = ceval_items(raw_dir, "dev", subjects)
-    groups: dict[str, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.subject or "", []).append(item)
     dev = {}
-    for subject, own in groups.items():
+    for subject in dict.fromkeys(item.subject for item in items):
         file = Path(raw_dir) / "ceval" / "dev" / f"{subject}_dev.csv"
+        own = [item for item in items if item.subject == subject]
         dev[subject] = examples(own, [bad for bad in invalid if bad["file"] == file.name], shots, file)
     return dev
 

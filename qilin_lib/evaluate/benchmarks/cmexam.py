@@ -18,6 +18,7 @@ from qilin_lib.chimed.readers.exam import exam_row
 from qilin_lib.chimed.records import Exam
 from qilin_lib.evaluate import released
 from qilin_lib.evaluate.benchmarks.answers import Written, marked
+from qilin_lib.evaluate.benchmarks.exams import by
 from qilin_lib.evaluate.extraction import NEXT
 from qilin_lib.evaluate.intervals import Statistic, proportion
 from qilin_lib.evaluate.items import GROUPS, Item, Reading, cap, files_of, questions, reference_of, there
@@ -94,12 +95,10 @@ def groups(records: Sequence[dict]) -> dict[str, dict[str, Statistic]]:
     """
     table: dict[str, dict[str, Statistic]] = {}
     for column in GROUPS.values():
-        members: dict[str, list[bool]] = {}
-        for record in records:
-            members.setdefault(record["groups"].get(column, NOT_ANNOTATED), []).append(record["correct"])
-        if set(members) - {NOT_ANNOTATED}:
-            ordered = sorted(members, key=lambda value: (value == NOT_ANNOTATED, value))
-            table[column] = {value: proportion(members[value]) for value in ordered}
+        if any(column in record["groups"] for record in records):
+            own = by(records, lambda record, column=column: record["groups"].get(column, NOT_ANNOTATED))
+            without = {name: own.pop(name) for name in (NOT_ANNOTATED,) if name in own}
+            table[column] = own | without
     return table
 
 

@@ -11,23 +11,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.evaluate.benchmarks.dialogue import Dialogues
+from qilin_lib.evaluate.benchmarks.rubrics import Rubrics, checked
 from qilin_lib.evaluate.endpoint import EndpointBackend, connected
 from qilin_lib.evaluate.intervals import mean_of
-from qilin_lib.evaluate.items import Item, all_parts, cap, files_of, said
-from qilin_lib.evaluate.judging.verdicts import Criterion
+from qilin_lib.evaluate.items import Item, all_parts, cap, files_of
+from qilin_lib.evaluate.judging.verdicts import Criteria
 from qilin_lib.evaluate.lineage import Lineage
 from qilin_lib.evaluate.plan import FIXED, Task
 from qilin_lib.evaluate.prompts import Messages, Prompt, fit
 from qilin_lib.evaluate.replies import ERROR, STOP, Reply, failures, spoken, unsaid
 from qilin_lib.evaluate.scores import Table
-from qilin_lib.params import failure_sentence
 from qilin_lib.schema import Baseline
 from qilin_lib.strict import Part
 from qilin_lib.train.questions import is_question
@@ -43,8 +41,8 @@ PLAYED = (
 class Fact(Part):
     """A line of a record."""
 
-    words: Annotated[list[str], Field(min_length=1, description="a question with one of them asks for the line")]
-    says: Annotated[str, Field(min_length=1, description="what the patient says then")]
+    words: list[str] = Field(min_length=1, description="a question with one of them asks for the line")
+    says: str = Field(min_length=1, description="what the patient says then")
 
     def asked(self, turn: str) -> bool:
         """Whether a doctor's turn asks for it."""
@@ -54,10 +52,10 @@ class Fact(Part):
 class Case(Part):
     """A patient: what it comes with, what it knows, and what a good conversation has."""
 
-    id: Annotated[str, Field(min_length=1, description="of its own")]
-    prompt: Annotated[str, Field(min_length=1, description="what the patient says first")]
-    record: Annotated[list[Fact], Field(min_length=1, description="what the patient knows")]
-    rubrics: Annotated[list[Criterion], Field(min_length=1, description="the judge's criteria")]
+    id: str = Field(min_length=1, description="of its own")
+    prompt: str = Field(min_length=1, description="what the patient says first")
+    record: list[Fact] = Field(min_length=1, description="what the patient knows")
+    rubrics: Criteria = Field(description="the judge's criteria")
 
 
 @dataclass
@@ -65,7 +63,7 @@ class Talk:
     """A conversation as it goes on; `asked`: places of the record's lines that the doctor has asked for."""
 
     item: Item
-    case: Case
+    record: list[Fact]
     lines: list[str] = field(default_factory=list)
     asked: set[int] = field(default_factory=set)
     ending: dict[str, str] = field(default_factory=lambda: {"finish": STOP})
@@ -76,7 +74,7 @@ class Talk:
         if not turn:
             return False
         self.lines.append(f"医生：{turn}")
-        self.asked |= {place for place, fact in enumerate(self.case.record) if fact.asked(turn)}
+        self.asked |= {place for place, fact in enumerate(self.record) if fact.asked(turn)}
         self.item = replace(self.item, history=(*self.item.history, (self.item.question, turn)))
         return reply.finish != ERROR
 
@@ -92,11 +90,11 @@ class Talk:
 
 
 @dataclass(frozen=True)
-class Patients(Dialogues):
-    """Conversations with simulated patients; `cases` by the items' ids; `actor` at an endpoint, asked `threads`
+class Patients(Rubrics):
+    """Conversations with simulated patients; `records` by the items' ids; `actor` at an endpoint, asked `threads`
     times at once, None: the record."""
 
-    cases: dict[str, Case]
+    records: dict[str, list[Fact]]
     actor: Baseline | None
     threads: int
 
@@ -105,17 +103,12 @@ class Patients(Dialogues):
         """The actor's endpoint: one for all conversations, since its limit of requests is."""
         return connected(self.actor, self.threads)
 
-    @property
-    def criteria(self) -> dict[str, list[Criterion]]:
-        """{item: what a judge asks of its conversation}."""
-        return {name: case.rubrics for name, case in self.cases.items()}
-
     def answer(self, items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list[dict]:
         """`output`: the whole conversation; `gathered`: places of the record's lines that the doctor asked for.
 
         The doctor speaks `exchanges` times, last of all; a turn without words ends it.
         """
-        talks = [Talk(item, self.cases[item.id]) for item in items]
+        talks = [Talk(item, self.records[item.id]) for item in items]
         going, prompts = list(talks), list(asked)
         for left in reversed(range(self.settings["exchanges"])):
             replies = backend.generate(prompts, self.new_tokens(backend))
@@ -130,7 +123,7 @@ class Patients(Dialogues):
                 "output": "\n".join(talk.lines),
                 **talk.ending,
                 "gathered": sorted(talk.asked),
-                "facts": len(talk.case.record),
+                "facts": len(talk.record),
             }
             for talk in talks
         ]
@@ -141,7 +134,7 @@ class Patients(Dialogues):
         replies = []
         for talk in talks:
             turn = talk.item.history[-1][1]
-            known = "".join(fact.says for fact in talk.case.record if fact.asked(turn))
+            known = "".join(fact.says for fact in talk.record if fact.asked(turn))
             replies.append(Reply(known or UNKNOWN))
         return replies
 
@@ -153,9 +146,9 @@ class Patients(Dialogues):
 
 def _played(backend: EndpointBackend, talks: Sequence[Talk], new_tokens: int) -> list[Reply]:
     def turn(talk: Talk, *_: Any) -> Messages:
-        record = "\n".join(fact.says for fact in talk.case.record)
-        so_far = "\n".join([f"患者：{talk.case.prompt}", *talk.lines])
-        return [{"role": "user", "content": PLAYED.replace("{record}", record).replace("{said}", so_far)}]
+        record = "\n".join(fact.says for fact in talk.record)
+        so_far = "\n".join([f"患者：{talk.item.history[0][0]}", *talk.lines])
+        return [{"role": "user", "content": PLAYED.format(record=record, said=so_far)}]
 
     prompts = [fit(partial(turn, talk), talk.item, (), "", backend, new_tokens) for talk in talks]
     return backend.generate(prompts, new_tokens)
@@ -179,29 +172,19 @@ def read(name: str, folder: Path, params: Any, trained: Lineage) -> list[Task]:
     cases: dict[str, Case] = {}
     with files_of(folder, "**/*.jsonl") as files:
         items, invalid = all_parts(folder, files, partial(_case, cases), _fits)
-    kept = cap(items, params.max_items_further, params.seed)
+    kept, limit = cap(items, params.max_items_further, params.seed), params.max_items_further
+    chosen = {item.id: cases[item.id] for item in kept}
     settings = {
         "max_new_tokens": params.max_new_tokens_dialogue,
         "exchanges": own.exchanges,
         "actor": actor and actor.model_dump(mode="json"),
-        "cases": [cases[item.id].model_dump() for item in kept],
+        # Without what only a judge reads: a criterion that changes is no other conversation.
+        "cases": [case.model_dump(exclude={"rubrics"}) for case in chosen.values()],
     }
-    kept_cases = {item.id: cases[item.id] for item in kept}
-    return [
-        Patients(
-            name,
-            FIXED,
-            "test",
-            params.max_items_further,
-            kept,
-            invalid,
-            settings,
-            "char",
-            kept_cases,
-            actor,
-            params.batch_size,
-        )
-    ]
+    criteria = {name: case.rubrics for name, case in chosen.items()}
+    records = {name: case.record for name, case in chosen.items()}
+    played = ("char", criteria, records, actor, params.batch_size)
+    return [Patients(name, FIXED, "test", limit, kept, invalid, settings, *played)]
 
 
 def _fits(row: Any) -> bool:
@@ -210,12 +193,8 @@ def _fits(row: Any) -> bool:
 
 def _case(cases: dict[str, Case], place: str, row: Any) -> tuple[str, Item]:
     """(what is wrong with a row, the item), whose case is put into `cases`."""
-    bare = Item("patients", place, "test", None, "", None, None, "")
-    if isinstance(row, Reject):
-        return said(row), bare
-    try:
-        case = Case.model_validate(row)
-    except ValidationError as failure:
-        return failure_sentence(Case, failure), bare
+    wrong, case = checked(Case, row)
+    if wrong:
+        return wrong, Item("patients", place, "test", None, "", None, None, "")
     cases.setdefault(case.id, case)
-    return "", replace(bare, id=case.id, question=case.prompt)
+    return "", Item("patients", case.id, "test", None, case.prompt, None, None, "")

@@ -7,10 +7,9 @@ answer wins" and "the first answer wins".
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,10 +17,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from qilin_lib.evaluate.intervals import LEAST, TINY, mean_of, percentiles, resample_counts, summary
-from qilin_lib.evaluate.judging.agreement import alpha, kappa, share_agreed
-from qilin_lib.evaluate.judging.verdicts import FIRST, SECOND, TIE, Preset, pair_prompt, pair_verdict
-from qilin_lib.evaluate.replies import ERROR, Reply
-from qilin_lib.files import sha256_text
+from qilin_lib.evaluate.judging.verdicts import TIE
 
 WIN, LOSS, INCONSISTENT, UNREAD = "win", "loss", "inconsistent", "unread"
 OUTCOMES = (WIN, TIE, LOSS, INCONSISTENT, UNREAD)
@@ -35,60 +31,6 @@ PREFERS = {"first": "answer shown first", "second": "answer shown second", "long
 KEPT = ["item", "order", "verdict", "length"]
 # Of the strengths' squares, so that a model that won or lost everything has a finite one.
 PENALTY = 0.01
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """Two models' answers to one item."""
-
-    item: str
-    question: str
-    model_a: str
-    model_b: str
-    answer_a: str
-    answer_b: str
-
-
-@dataclass(frozen=True, slots=True)
-class Game:
-    """A pair in one order ("ab": A's answer first), and the prompt for the judge."""
-
-    pair: Pair
-    order: str
-    prompt: str
-
-    @property
-    def name(self) -> str:
-        """Its id among all that is asked."""
-        return f"{self.pair.item} {self.pair.model_a} {self.pair.model_b} {self.order}"
-
-
-def games(pairs: Sequence[Pair], chosen: Preset) -> Iterator[Game]:
-    """Every pair in both orders."""
-    for pair in pairs:
-        yield Game(pair, "ab", pair_prompt(chosen, pair.question, pair.answer_a, pair.answer_b))
-        yield Game(pair, "ba", pair_prompt(chosen, pair.question, pair.answer_b, pair.answer_a))
-
-
-def record(game: Game, judge: str, reply: Reply) -> dict[str, Any]:
-    """What is kept of one judgment; `verdict` is A's: win, tie, loss, or None. length: characters of A's less B's."""
-    decided = None if reply.finish == ERROR else pair_verdict(reply.text)
-    verdict = decided
-    if decided in (FIRST, SECOND):
-        verdict = WIN if (decided == FIRST) == (game.order == "ab") else LOSS
-    return {
-        "item": game.pair.item,
-        "model_a": game.pair.model_a,
-        "model_b": game.pair.model_b,
-        "order": game.order,
-        "judge": judge,
-        "prompt_sha": sha256_text(game.prompt),
-        "raw": reply.text,
-        "verdict": verdict,
-        "parsed": decided is not None,
-        "length": len(game.pair.answer_a) - len(game.pair.answer_b),
-        **reply.ending,
-    }
 
 
 def judged(records: Sequence[Mapping]) -> pd.DataFrame:
@@ -120,14 +62,41 @@ def agreement(records: Sequence[Mapping]) -> pd.DataFrame:
     said = {judge: [one if one in POINTS else None for one in table[judge]] for judge in table.columns}
     rows = []
     for (first, a), (second, b) in combinations(said.items(), 2):
-        n = sum(x is not None and y is not None for x, y in zip(a, b, strict=True))
         people = sum(name.startswith(HUMAN) for name in (first, second))
-        rows.append((first, second, people, n, share_agreed(a, b), kappa(a, b), None))
+        rows.append((first, second, people, *agreed(a, b), None))
     if len(said) > 1:
         labels = [[POINTS.get(one) for one in own] for own in said.values()]
         people = sum(name.startswith(HUMAN) for name in said)
         rows.append(("all", "", people, len(table), None, None, alpha(labels)))
     return pd.DataFrame(rows, columns=["first", "second", "people", "n", "raw", "kappa", "alpha"])
+
+
+def agreed(first: Sequence, second: Sequence) -> tuple[int, float | None, float | None]:
+    """(items that both judges judged, in what percent of these they say the same, Cohen's kappa (1960)); None without
+    such an item, and kappa where chance alone agrees always."""
+    both = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+    n, same = len(both), sum(a == b for a, b in both)
+    if not both:
+        return 0, None, None
+    shares = [{label: count / n for label, count in Counter(said).items()} for said in zip(*both, strict=True)]
+    chance = sum(share * shares[1].get(label, 0) for label, share in shares[0].items())
+    return n, 100 * same / n, None if chance == 1 else (same / n - chance) / (1 - chance)
+
+
+def alpha(judgments: Sequence[Sequence[float | None]]) -> float | None:
+    """Krippendorff's alpha of nominal labels (2011, "Computing Krippendorff's Alpha-Reliability"); rows: judges,
+    columns: items, None: a judge has not seen the item. None without two different labels."""
+    units = [[label for label in labels if label is not None] for labels in zip(*judgments, strict=True)]
+    units = [Counter(unit) for unit in units if len(unit) > 1]
+    totals = Counter()
+    different = 0.0
+    for unit in units:
+        totals.update(unit)
+        n = unit.total()
+        different += (n * n - sum(count * count for count in unit.values())) / (n - 1)
+    n = totals.total()
+    expected = n * n - sum(count * count for count in totals.values())
+    return 1 - (n - 1) * different / expected if expected else None
 
 
 def comparison(records: Sequence[Mapping], resamples: int, seed: int) -> pd.DataFrame:
@@ -242,20 +211,9 @@ def controls(records: Sequence[Mapping], resamples: int, seed: int) -> pd.DataFr
 def _orders_agree(both: pd.DataFrame, resamples: int, seed: int) -> tuple[float | None, float | None, float | None]:
     """100 times Cohen's kappa of the verdicts in the two orders, and its percentile interval over items."""
     ab, ba = both["ab"].to_numpy(), both["ba"].to_numpy()
-    if len(both) < LEAST or (agreed := kappa(ab, ba)) is None:
+    kappa = agreed(ab, ba)[2]
+    if len(both) < LEAST or kappa is None:
         return None, None, None
     counts = resample_counts(len(both), min(resamples, 200), seed).astype(int)
-    draws = [kappa(np.repeat(ab, drawn), np.repeat(ba, drawn)) for drawn in counts]
-    return 100 * agreed, *percentiles(np.array([100 * one for one in draws if one is not None]))
-
-
-def longest(game: Game) -> Reply:
-    """The control judge that prefers the longer answer."""
-    a, b = len(game.pair.answer_a), len(game.pair.answer_b)
-    first, second = (a, b) if game.order == "ab" else (b, a)
-    return Reply("平局" if first == second else "回答1更好" if first > second else "回答2更好")
-
-
-def first_shown(game: Game) -> Reply:
-    """The control judge that prefers the answer that it sees first."""
-    return Reply("回答1更好")
+    draws = [agreed(np.repeat(ab, drawn), np.repeat(ba, drawn))[2] for drawn in counts]
+    return 100 * kappa, *percentiles(np.array([100 * one for one in draws if one is not None]))

@@ -14,14 +14,13 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from pydantic import BaseModel, ValidationError
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.judging.comparison import HUMAN, Game, Pair, record
-from qilin_lib.evaluate.judging.verdicts import FIRST, SECOND, TIE, Preset
+from qilin_lib.evaluate.judging.comparison import HUMAN
+from qilin_lib.evaluate.judging.kinds import WORDS, Pair, verdict_on_a
+from qilin_lib.evaluate.judging.verdicts import Preset, record
 from qilin_lib.evaluate.replies import Reply
 from qilin_lib.files import read_json, sha256_text, write_json, write_text
 
 _TEMPLATES = Path(__file__).parent / "templates"
-# What the sheet's file says, in a judge's words.
-VERDICTS = {FIRST: "回答1更好", SECOND: "回答2更好", TIE: "平局"}
 
 
 class Saved(BaseModel):
@@ -43,9 +42,9 @@ def write(pairs: Sequence[Pair], chosen: Preset, folder: Path, seed: int) -> tup
     games, key = [], {}
     for place in places:
         pair, order = pairs[place], orders[place]
-        answers = (pair.answer_a, pair.answer_b) if order == "ab" else (pair.answer_b, pair.answer_a)
+        first, second = pair.shown(order)
         name = sha256_text(f"{seed} {place} {pair.item}")[:12]
-        games.append({"id": name, "question": pair.question, "first": answers[0], "second": answers[1]})
+        games.append({"id": name, "question": pair.question, "first": first, "second": second})
         key[name] = {"order": order, "pair": asdict(pair)}
     sheet = sha256_text(str(games))[:12]
     page, secret = folder / "sheet.html", folder / "key.json"
@@ -66,7 +65,7 @@ def _hash(text: str) -> str:
 
 
 def read(export: Path, key: Path) -> list[dict[str, Any]]:
-    """The records of an exported file, in the form of `comparison.record`; what was not judged has none.
+    """The records of an exported file, in the form of `verdicts.record`; what was not judged has none.
 
     QilinError: another form or sheet, or a judgment that the key does not know.
     """
@@ -84,6 +83,7 @@ def read(export: Path, key: Path) -> list[dict[str, Any]]:
         if name not in secret["games"]:
             raise QilinError(f"{export}: verdicts: '{name}' is not in {key}; save it from sheet.html again")
         known = secret["games"][name]
-        game = Game(Pair(**known["pair"]), known["order"], said.sheet)
-        records.append(record(game, HUMAN + (said.judge or export.stem), Reply(VERDICTS[verdict])))
+        asked, order = Pair(**known["pair"]).asked(known["order"], said.sheet), known["order"]
+        judge, reply = HUMAN + (said.judge or export.stem), Reply(WORDS[verdict])
+        records.append(record(asked, judge, reply, verdict_on_a(verdict, order)))
     return records

@@ -1,19 +1,21 @@
-"""What a judge is asked, and what is read of its reply. A reply that says nothing readable is no verdict."""
+"""What is read of a judge's reply, and kept. A reply that says nothing readable is no verdict."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate.mentions import normal
-from qilin_lib.evaluate.replies import spoken
+from qilin_lib.evaluate.replies import ERROR, Reply, spoken
+from qilin_lib.files import sha256_text
 
 FIRST, SECOND, TIE = "first", "second", "tie"
 
@@ -34,22 +36,42 @@ class Criterion(BaseModel):
     """A sentence that an answer meets or not, and its points; negative ones are for what must not be there."""
 
     model_config = ConfigDict(frozen=True)
-    criterion: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-    points: Annotated[float, Field(allow_inf_nan=False)]
+    criterion: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)] = Field(description="a sentence")
+    points: float = Field(allow_inf_nan=False, description="for meeting it")
 
 
-class Rubric(BaseModel):
-    """A question, or a conversation that ends in one, with the criteria of a good answer (the form of HealthBench,
-    Arora et al. 2025, whose further fields are not read)."""
+def _to_be_had(criteria: list[Criterion]) -> list[Criterion]:
+    if not any(one.points > 0 for one in criteria):
+        raise ValueError("no criterion has points above 0, so no answer can have any")
+    return criteria
 
-    model_config = ConfigDict(frozen=True)
-    rubrics: Annotated[list[Criterion], Field(min_length=1)]
-    prompt: Annotated[str | list[dict[str, str]], Field(min_length=1)]
 
-    @property
-    def turns(self) -> list[str]:
-        """What was said in turn, by the user first and last."""
-        return [self.prompt] if isinstance(self.prompt, str) else [turn.get("content", "") for turn in self.prompt]
+Criteria = Annotated[list[Criterion], Field(min_length=1), AfterValidator(_to_be_had)]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One prompt for a judge: its id among all, what a record says of it; of a pair characters of A's less B's."""
+
+    name: str
+    prompt: str
+    about: dict[str, Any]
+    length: int | None = None
+
+
+def record(asked: Asked, judge: str, reply: Reply, verdict: Any) -> dict[str, Any]:
+    """What is kept of one reply, of which `verdict` was read; an error is none, whatever it says."""
+    verdict = None if reply.finish == ERROR else verdict
+    return {
+        **asked.about,
+        "judge": judge,
+        "prompt_sha": sha256_text(asked.prompt),
+        "raw": reply.text,
+        "verdict": verdict,
+        "parsed": verdict is not None,
+        **({} if asked.length is None else {"length": asked.length}),
+        **reply.ending,
+    }
 
 
 @cache
@@ -64,52 +86,6 @@ def preset(name: str) -> Preset:
     if name not in presets():
         raise QilinError(f"judge: preset: '{name}' is none{nearest(name, presets())}")
     return presets()[name]
-
-
-def rubric(row: Mapping, place: str) -> Rubric:
-    """A row of a rubric file; QilinError names its `place`, the field and what is wrong with it."""
-    try:
-        made = Rubric.model_validate(row)
-    except ValidationError as reason:
-        first = reason.errors()[0]
-        raise QilinError(f"{place}: {'.'.join(map(str, first['loc']))}: {first['msg']}") from None
-    roles = ["user"] if isinstance(made.prompt, str) else [turn.get("role") for turn in made.prompt]
-    texts = all(map(str.strip, made.turns))
-    if not texts or roles != ["user", "assistant"] * (len(roles) // 2) + ["user"]:
-        raise QilinError(f"{place}: prompt: no texts of user and assistant in turn, the user first and last: {roles}")
-    if not any(one.points > 0 for one in made.rubrics):
-        raise QilinError(f"{place}: rubrics: no criterion has points above 0, so no answer can have any")
-    return made
-
-
-# --- what is asked ----------------------------------------------------------------------------------------------------
-
-
-def pair_prompt(chosen: Preset, question: str, first: str, second: str) -> str:
-    """The prompt that asks which of two answers is better."""
-    return (
-        f"[问题]\n{question}\n[问题结束]\n\n[回答1]\n{first}\n[回答1结束]\n\n[回答2]\n{second}\n[回答2结束]\n\n"
-        f"请按以下标准比较两个回答：{'；'.join(chosen.criteria)}。回答的先后和长短不应影响判断。"
-        "先简要分析，最后一行只写以下三者之一：“回答1更好”、“回答2更好”、“平局”。"
-    )
-
-
-def scores_prompt(chosen: Preset, question: str, answer: str, reference: str = "") -> str:
-    """The prompt that asks for a number for each criterion, against the reference answer where there is one."""
-    known = f"[参考答案]\n{reference}\n[参考答案结束]\n\n" if reference else ""
-    lines = "\n".join(f"{criterion}: x" for criterion in chosen.criteria)
-    return (
-        f"[问题]\n{question}\n[问题结束]\n\n{known}[回答]\n{answer}\n[回答结束]\n\n请对回答逐项打分，每项为"
-        f"{chosen.low}到{chosen.high}的整数，不要轻易给满分。只按以下格式输出分数，不作解释：\n{lines}"
-    )
-
-
-def criterion_prompt(question: str, answer: str, criterion: Criterion) -> str:
-    """The prompt that asks whether an answer meets one criterion."""
-    return (
-        f"[问题]\n{question}\n[问题结束]\n\n[回答]\n{answer}\n[回答结束]\n\n[标准]\n{criterion.criterion}\n[标准结束]\n\n"
-        '回答是否符合该标准？只输出JSON：{"criteria_met": true} 或 {"criteria_met": false}。'
-    )
 
 
 # --- what is read -----------------------------------------------------------------------------------------------------

@@ -1,10 +1,13 @@
 """What is read of judges' replies, in the forms that public judges write. All replies are invented."""
 
+from types import SimpleNamespace
+
 import pytest
 
-from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.judging import verdicts
-from qilin_lib.evaluate.judging.verdicts import FIRST, SECOND, TIE
+from qilin_lib.evaluate.judging.kinds import KINDS, WORDS
+from qilin_lib.evaluate.judging.verdicts import FIRST, SECOND, TIE, Criterion
 
 REPLIES = [
     ("Both are helpful, but the first is safer.\n\n[[A]]", FIRST),
@@ -57,20 +60,22 @@ def test_the_last_decision_of_a_reply_is_its_verdict(reply, verdict):
     assert verdicts.pair_verdict(reply) == verdict
 
 
-def test_the_prompt_of_every_preset_holds_both_answers_and_its_criteria_and_its_own_forms_are_read():
+def test_the_prompt_of_every_preset_holds_answers_and_criteria_and_its_own_forms_are_read():
+    item = Item("huatuo", "q", "test", None, "{question}", None, None, "参考")
     for chosen in verdicts.presets().values():
-        assert chosen.source
+        kind = KINDS[chosen.kind](chosen, SimpleNamespace(criteria={"q": [Criterion(criterion="好", points=1)]}))
+        asked = [*kind.asks(item, {"甲": "答甲{0}", "乙": "答乙"})]
+        assert chosen.source and len(asked) == 2
+        for one, answers in zip(asked, (["答甲{0}", "答乙"], ["答乙", "答甲{0}"]), strict=True):
+            shown = answers if chosen.kind == "pair" else answers[:1]
+            places = [one.prompt.index(part) for part in ("{question}", *shown, *chosen.criteria)]
+            assert places == sorted(places)
         if chosen.kind == "pair":
-            prompt = verdicts.pair_prompt(chosen, "{question}", "答甲{0}", "答乙")
-            assert prompt.index("{question}") < prompt.index("答甲{0}") < prompt.index("答乙")
-        else:
-            prompt = verdicts.scores_prompt(chosen, "问", "答", "参考")
+            assert all(f"“{said}”" in asked[0].prompt for said in WORDS.values())
+        if chosen.kind == "scores":
             top = "\n".join(f"{criterion}: {chosen.high}" for criterion in chosen.criteria)
             assert verdicts.scores(top, chosen) == dict.fromkeys(chosen.criteria, chosen.high)
-        assert all(criterion in prompt for criterion in chosen.criteria)
-    for said, verdict in zip(("回答1更好", "回答2更好", "平局"), (FIRST, SECOND, TIE), strict=True):
-        assert f"“{said}”" in verdicts.pair_prompt(verdicts.preset("zhongjing"), "", "", "")
-        assert verdicts.pair_verdict(said) == verdict
+    assert {verdicts.pair_verdict(said): verdict for verdict, said in WORDS.items()} == {v: v for v in WORDS}
 
 
 @pytest.mark.parametrize(
@@ -117,29 +122,10 @@ def test_a_criterion_is_met_not_met_or_unread(reply, met):
     assert verdicts.met(reply) is met
 
 
-def test_a_rubric_counts_points_met_over_points_to_be_had():
-    row = {"prompt": "发热怎么办", "rubrics": [("建议就医", 3), ("问体温", 1), ("推荐抗生素", -2)]}
-    row["rubrics"] = [{"criterion": text, "points": points} for text, points in row["rubrics"]]
-    rubric = verdicts.rubric(row, "rubrics.jsonl:1")
-    assert verdicts.rubric_score(rubric.rubrics, [True, False, False]) == 75
-    assert verdicts.rubric_score(rubric.rubrics, [True, False, True]) == 25
-    assert verdicts.rubric_score(rubric.rubrics, [False, False, True]) == 0
-    assert verdicts.rubric_score(rubric.rubrics, [True, None, True]) is None
-
-
 @pytest.mark.parametrize(
-    ("row", "fault"),
-    [
-        ({"prompt": "问"}, r"r\.jsonl:3: rubrics: Field required"),
-        ({"prompt": "问", "rubrics": [{"criterion": "", "points": 1}]}, r"r\.jsonl:3: rubrics\.0\.criterion"),
-        ({"prompt": "问", "rubrics": [{"criterion": "好", "points": -1}]}, "no criterion has points above 0"),
-    ],
+    ("met", "score"),
+    [([True, False, False], 75), ([True, False, True], 25), ([False, False, True], 0), ([True, None, True], None)],
 )
-def test_a_bad_rubric_names_its_place_and_field(row, fault):
-    with pytest.raises(QilinError, match=fault):
-        verdicts.rubric(row, "r.jsonl:3")
-
-
-def test_an_unknown_preset_names_the_nearest():
-    with pytest.raises(QilinError, match="zhongjing"):
-        verdicts.preset("zhongjin")
+def test_a_rubric_counts_points_met_over_points_to_be_had(met, score):
+    criteria = [Criterion(criterion=text, points=points) for text, points in (("就医", 3), ("体温", 1), ("抗生素", -2))]
+    assert verdicts.rubric_score(criteria, met) == score
