@@ -106,6 +106,24 @@ def test_a_template_that_leaves_the_question_out_is_refused(speaks: str) -> None
         of_others("auto", None, {}, speaking(published(speaks)))
 
 
+ONE_TURN = (
+    "{% if messages|length > 1 %}{{ raise_exception('one turn only') }}{% endif %}"
+    "[Q]{{ messages[0]['content'] }}[A]{% if add_generation_prompt %}{% endif %}"
+)
+
+
+def test_a_template_of_one_turn_is_asked_without_examples_and_says_so_with_them(asked: Any) -> None:
+    backend = asked(ONE_TURN)
+    assert prompt(backend).text.startswith("[Q]") and prompt(backend).stop == ()
+    with pytest.raises(QilinError, match=r"user/assistant/user: one turn only; nearest valid: shots: 0"):
+        prompt(backend, shots=1)
+
+
+def test_a_template_without_a_system_turn_says_which_choice_is_left(asked: Any) -> None:
+    with pytest.raises(QilinError, match=r"system/user: System role not supported; nearest valid: system: null"):
+        prompt(asked("gemma", system="你是一名医生。"))
+
+
 def test_a_thought_can_be_switched_off_where_the_template_knows_how(asked: Any) -> None:
     backend = asked("qwen3", chat_template_kwargs={"enable_thinking": False})
     assert backend.likelihood
