@@ -203,6 +203,11 @@ ENDPOINT = "http://localhost:8000/v1"
         {"endpoint": f"ftp://user:{KEY}@example.org/v1"},
         {"endpoint": ENDPOINT, "api_key": KEY},
         {"endpoint": {"url": ENDPOINT, "key": KEY}},
+        {"endpoint": ENDPOINT, "request": {"api_key": KEY}},
+        {"endpoint": ENDPOINT, "request": {"extra_headers": [{"X-Api-Key": KEY}]}},
+        {"endpoint": ENDPOINT, "request": {"headers": {"Authorization": f"Bearer {KEY}"}}},
+        {"endpoint": ENDPOINT, "request": KEY},
+        {"chat_template_kwargs": {"password": KEY}},
     ],
 )
 def test_a_secret_typed_into_a_baseline_is_refused_without_being_shown(notebook: str, values: dict) -> None:
@@ -210,6 +215,32 @@ def test_a_secret_typed_into_a_baseline_is_refused_without_being_shown(notebook:
         assert KEY[8:] not in refusal(notebook, **given)
     assert KEY[8:] not in refusal(notebook, baselines=json.dumps({"mine": values}))
     assert KEY[8:] not in refusal(notebook, baselines={"mine": KEY})
+
+
+@pytest.mark.parametrize(
+    ("notebook", "values"),
+    [
+        ("06_eval", {"vllm": {"hf_token": KEY}}),
+        ("04_sft", {"trainer": {"hub_token": KEY}}),
+        ("04_sft", {"peft": {"secret": KEY}}),
+    ],
+)
+def test_a_secret_by_name_is_refused_wherever_a_library_s_fields_are_handed_through(
+    notebook: str, values: dict
+) -> None:
+    said = refusal(notebook, **values)
+    assert KEY[8:] not in said and "would be stored in the run" in said
+
+
+def test_fields_that_only_sound_like_secrets_are_taken() -> None:
+    request = {
+        "max_tokens": 5,
+        "stop_token_ids": [1],
+        "prompt_cache_key": "a",
+        "logit_bias": {"1": 2},
+        "extra": {"n": []},
+    }
+    assert params.load("06_eval", baseline(endpoint=ENDPOINT, request=request)).baselines["mine"].request == request
 
 
 def test_a_variable_s_name_and_a_plain_url_are_taken() -> None:
