@@ -24,7 +24,7 @@ from qilin_lib import chains, strict_yaml
 from qilin_lib.annotations import SILENT, choices, describe, members
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.schema import SECTIONS, Trained, Training
-from qilin_lib.strict import SHARED, Strict
+from qilin_lib.strict import SHARED, Secret, Strict
 from qilin_lib.strict_yaml import read as read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -156,8 +156,9 @@ def failure_sentence(model: type[BaseModel], failure: ValidationError) -> str:
     if not name:
         return reasons
     # Keys and passwords are typed into lines of baselines, also under names that are not theirs.
-    known = field is not None and name.count(".") > 1 and not name.endswith(("endpoint", "api_key_env"))
-    hidden = first["type"] == "missing" or name.startswith("baselines") and not known
+    known = field is not None and name.count(".") > 1 and not name.endswith(("endpoint", "api_key_env", "request"))
+    secret = isinstance(first.get("ctx", {}).get("error"), Secret)
+    hidden = secret or first["type"] == "missing" or name.startswith("baselines") and not known
     shown = "" if hidden else f" = {_short(first['input'])}"
     meaning = f"; meaning: {describe(field).removesuffix(SILENT)}" if field else ""
     return f"{name}{shown}: {reasons}{meaning}"

@@ -5,14 +5,14 @@ A description says meaning, unit and the paper's value (§4.2); `describe` adds 
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from qilin_lib import chains, compatibility
 from qilin_lib.errors import nearest
 from qilin_lib.schema_data import Build, Tokenize
-from qilin_lib.strict import LocalPath, Modules, Outside, Part, StageName, Strict
+from qilin_lib.strict import Further, LocalPath, Modules, Outside, Part, StageName, Strict
 
 Gpus = Annotated[int, Outside(ge=0, description="GPUs on each node; 0: the CPU. Paper: DCPT 8 A100, DPO 4 RTX 3090")]
 Processes = Annotated[int | None, Outside(ge=1, description="null: one per GPU, or one per core")]
@@ -62,10 +62,8 @@ class Trained(Strict):
     lora_dropout: Dropout
     target_modules: Modules = Field(description="layers with LoRA: all-linear, or names")
     modules_to_save: list[str] = Field(description="layers trained whole beside LoRA, such as lm_head")
-    peft: dict[str, Any] = Field(default={}, description="further fields of peft's LoraConfig, such as use_dora")
-    trainer: dict[str, Any] = Field(
-        default={}, description="further fields of TrainingArguments or TRL's, such as optim"
-    )
+    peft: Further = Field(default={}, description="further fields of peft's LoraConfig, such as use_dora")
+    trainer: Further = Field(default={}, description="further fields of TrainingArguments or TRL's, such as optim")
     gradient_checkpointing: bool = Outside(description="computes activations twice to save memory")
     attn_implementation: Attention = Outside(
         default="auto", description="kernel; auto: the fastest that gives the right numbers"
@@ -236,7 +234,7 @@ class Baseline(Part):
     )
     prompt: str | None = Field(default=None, description="a text with {instruction}, in place of a template")
     system: str | None = Field(default=None, description="the system turn before every conversation")
-    chat_template_kwargs: dict[str, Any] = Field(default={}, description="for the template: {enable_thinking: false}")
+    chat_template_kwargs: Further = Field(default={}, description="for the template: {enable_thinking: false}")
     max_new_tokens: int | None = Field(default=None, ge=1, description="of every reply; null: as the benchmark has it")
     temperature: float = Field(default=0.0, ge=0, description="0: the likeliest token; else a seeded draw")
     stop: list[str] = Field(default=[], description="texts that end a reply")
@@ -248,7 +246,7 @@ class Baseline(Part):
     endpoint: PlainUrl | None = Field(default=None, description="base URL of a server, no user, password or key")
     api_key_env: Variable = Field(default="OPENAI_API_KEY", description="NAME_IN_CAPITALS of the variable with the key")
     concurrency: int | None = Field(default=None, ge=1, description="requests at a time; null: batch_size")
-    request: dict[str, Any] = Field(default={}, description="fields of each request; null leaves one out: {seed: null}")
+    request: Further = Field(default={}, description="fields of each request; null leaves one out: {seed: null}")
     prefill: bool = Field(default=False, description="the server goes on from the reply's first words (vLLM, SGLang)")
     logprobs: bool = Field(default=False, description="letters by the server's log-probabilities, not by writing")
     requests_per_minute: float | None = Field(default=None, gt=0, description="most of them; null: no limit")
@@ -265,7 +263,7 @@ class Asking(Strict):
     baselines: dict[BaselineName, Baseline] = Field(description="further rows: {name: {model, template, …}}")
     dtype: Dtype
     vllm_python: VllmPython
-    vllm: dict[str, Any] = Field(default={}, description="further arguments of vllm.LLM: {tensor_parallel_size: 2}")
+    vllm: Further = Field(default={}, description="further arguments of vllm.LLM: {tensor_parallel_size: 2}")
     batch_size: AskedTogether
     bootstrap_resamples: Resamples
 

@@ -31,6 +31,31 @@ def _modules(value: str | list[str]) -> str | list[str]:
 
 
 Modules = Annotated[str | list[str], AfterValidator(_modules)]
+# Names under which services and libraries take a secret; `max_tokens` and `prompt_cache_key` are none.
+_SECRET = re.compile(
+    r"^(?:key|token|auth|bearer)$|(?:api|secret|access|private|subscription)[-_]?key|authorization|passw|secret"
+    r"|(?:hub|hf|api|auth|access|bearer|session|refresh)[-_]?token|credential|cookie",
+    re.IGNORECASE,
+)
+
+
+class Secret(ValueError):
+    """A value that no message shows."""
+
+
+def _plain(value: Any) -> Any:
+    """Fields that are handed through to a library or a server, which a run's files will hold as they are."""
+    for name in value if isinstance(value, dict) else ():
+        if _SECRET.search(str(name)):
+            raise Secret(
+                f"a secret ('{name}') would be stored in the run; nearest valid: an environment variable (api_key_env)"
+            )
+    for inside in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _plain(inside)
+    return value
+
+
+Further = Annotated[dict[str, Any], AfterValidator(_plain)]
 LocalPath = Annotated[str, Field(min_length=1), AfterValidator(expanduser)]
 
 
