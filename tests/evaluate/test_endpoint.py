@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +210,29 @@ def test_a_server_that_hangs_or_drips_ends_at_the_timeout(server: Faulty, backen
     with pytest.raises(QilinError, match="no whole answer within the timeout"):
         asked.generate([ask("q")], 5)
     assert len(server.requests) == 6 and time.monotonic() - started < 20
+
+
+def test_headers_that_drip_end_at_the_timeout_too(backend: Callable) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        stop = threading.Event()
+
+        def drip() -> None:
+            while not stop.is_set():
+                with suppress(OSError), listening.accept()[0] as connection:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nx-slow: ")
+                    while not stop.wait(0.1):
+                        connection.sendall(b"x")
+
+        threading.Thread(target=drip, daemon=True).start()
+        threading.Timer(8, stop.set).start()
+        asked = backend(endpoint=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", timeout=0.3)
+        started = time.monotonic()
+        try:
+            with pytest.raises(QilinError, match=r"no whole answer within the timeout of 0\.3 s; tried 6 times"):
+                asked.generate([ask("q")], 5)
+        finally:
+            stop.set()
+        assert time.monotonic() - started < 6
 
 
 def test_nobody_there(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
