@@ -201,6 +201,7 @@ ENDPOINT = "http://localhost:8000/v1"
         {"endpoint": f"https://{KEY}@example.org/v1"},
         {"endpoint": f"https://example.org/v1?key={KEY}"},
         {"endpoint": f"ftp://user:{KEY}@example.org/v1"},
+        {"endpoint": "localhost:8000"},
         {"endpoint": ENDPOINT, "api_key": KEY},
         {"endpoint": {"url": ENDPOINT, "key": KEY}},
         {"endpoint": ENDPOINT, "request": {"api_key": KEY}},
