@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.replies import StandIn
 
 from qilin_lib import sample
 from qilin_lib.evaluate.answering import answer_all
@@ -216,25 +217,6 @@ def asked(params: SimpleNamespace) -> SimpleNamespace:
     return SimpleNamespace(**vars(params) | more)
 
 
-class Perfect:
-    """A server that answers every text with its entities."""
-
-    tokenizer, likelihood, batch_size, context = None, False, 4, 100
-    template = SimpleNamespace(name="chat")
-
-    def __init__(self, replies: dict[str, str]) -> None:
-        self.replies = replies
-
-    def render(self, messages: list[dict], reply_prefix: str) -> str:
-        return messages[-1]["content"] + reply_prefix
-
-    def generate(self, prompts: Sequence[Any], max_new_tokens: int) -> list[Reply]:
-        return [Reply(self.replies[prompt.messages[-1]["content"].split("文本：")[1]]) for prompt in prompts]
-
-    def fingerprint(self) -> str:
-        return "perfect"
-
-
 def test_a_long_text_loses_its_beginning_and_never_the_instruction(template: Any, tokenizer: Any) -> None:
     backend = SimpleNamespace(tokenizer=tokenizer, template=template, context=230)
     task = ner.Entities("cmeee", "fixed", "dev", None, [], [], {"max_new_tokens": 10}, TYPES)
@@ -249,7 +231,8 @@ def test_perfect_and_random_models_from_records_to_scores(
     tasks = prepare(raw, asked)
     replies = {i.question: reply_of([(k, m) for k, m, _, _ in gold(i.reference)]) for t in tasks for i in t.items}
     models = {
-        "perfect": lambda: Perfect(replies),
+        # A server that answers every text with its entities.
+        "perfect": lambda: StandIn(lambda prompt: Reply(replies[prompt.messages[-1]["content"].split("文本：")[1]])),
         "random": lambda: TransformersBackend(tiny_llama(0), tokenizer, template, 4, "cpu"),
     }
     answer_all(tasks, models, dict.fromkeys(models, 5), tmp_path)
