@@ -36,7 +36,7 @@ class SecretError(ValueError):
 
 # Names of fields that are a secret, whatever stands there, and texts that are one, whatever they are called.
 SECRET = re.compile(
-    r"(?i)^(key|token)$|(api_?key|access_?key|secret|passw(or)?d|credentials?|authorization|(hf|hub|auth|access|api)_?token)$"
+    r"(?i)^(key|token)$|(api_?key|access_?key|secret|passw(or)?d|credentials?|authorization|cookies?|(hf|hub|auth|access|api)_?token)$"
 )
 KEY = re.compile(r"Bearer\s+\S+|(?:sk|pk|hf|gh[pousr]|glpat|AKIA|AIza)[-_]?(?=\S*\d)(?=\S*[A-Z])[\w-]{16,}")
 

@@ -222,8 +222,14 @@ ENDPOINT = "http://localhost:8000/v1"
         {"endpoint": f"https://{KEY}@example.org/v1"},
         {"endpoint": f"https://example.org/v1?key={KEY}"},
         {"endpoint": f"ftp://user:{KEY}@example.org/v1"},
+        {"endpoint": "localhost:8000"},
         {"endpoint": ENDPOINT, "api_key": KEY},
         {"endpoint": {"url": ENDPOINT, "key": KEY}},
+        {"endpoint": ENDPOINT, "request": {"api_key": KEY}},
+        {"endpoint": ENDPOINT, "request": {"extra_headers": [{"X-Api-Key": KEY}]}},
+        {"endpoint": ENDPOINT, "request": {"headers": {"Authorization": f"Bearer {KEY}"}}},
+        {"endpoint": ENDPOINT, "request": KEY},
+        {"chat_template_kwargs": {"password": KEY}},
     ],
 )
 def test_a_secret_typed_into_a_baseline_is_refused_without_being_shown(notebook: str, values: dict) -> None:
@@ -243,6 +249,7 @@ def test_a_secret_typed_into_a_baseline_is_refused_without_being_shown(notebook:
         ("09_bias", baseline(chat_template_kwargs={"password": KEY})),
         ("06_eval", {"vllm": {"hf_token": KEY}}),
         ("03_dcpt", {"trainer": {"hub_token": KEY}}),
+        ("04_sft", {"peft": {"secret": KEY}}),
         ("03_dcpt", {"trainer": json.dumps({"hub-token": KEY})}),
     ],
 )
@@ -253,7 +260,13 @@ def test_a_secret_is_no_value_of_a_mapping_and_so_stands_in_no_run(notebook: str
 
 
 def test_a_field_that_only_sounds_like_a_secret_is_taken() -> None:
-    request = {"max_completion_tokens": 5, "logit_bias": {"7": 1}, "stop_token_ids": [2], "tokenizer": "sk"}
+    request = {
+        "max_completion_tokens": 5,
+        "prompt_cache_key": "a",
+        "logit_bias": {"7": 1},
+        "stop_token_ids": [2],
+        "tokenizer": "sk",
+    }
     assert params.load("06_eval", baseline(request=request)).baselines["mine"].request == request
 
 

@@ -5,6 +5,8 @@ Three forms of annotation are read, told apart by their keys, in a JSON list or 
   entities of the public dev file at hand, counted in tests/evaluate/test_ner.py);
 - CCKS-2019 as copies have it: `text`, `entity_list` [{entity_index {begin, end}, entity_type, entity}], `end` excluded;
 - CCKS-2019 as released: `originalText`, `entities` [{start_pos, end_pos, label_type}], `end_pos` excluded, no mention.
+Copies differ in what `end` means, so most of a file's own mentions decide; where it has none, its form does, and a line
+says so.
 How ChiMST (ChiMed-GPT's own set, by contract only) is annotated is not public; the authors' script (generate.py of
 Fengshenbang-LM's dev_bio) reads ready-made prompts and replies. Its folder is read in the same three forms.
 """
@@ -106,7 +108,8 @@ def read(name: str, folder: Path) -> tuple[str, Reading]:
                     folder, f"has {len(labelled)} annotated files of its {split} split ({named}); keep one of them"
                 )
             for file, rows in labelled.items():
-                judged = ((line, *_item(name, split, place, row)) for place, (line, row) in enumerate(rows))
+                more = _end_of_file(file.file, [row for _, row in rows])
+                judged = ((line, *_item(name, split, place, row, more)) for place, (line, row) in enumerate(rows))
                 return split, part(folder, file, judged)
         names = ", ".join(file.file for file in there[:5])
     there_is = "; ".join(broken) or names
@@ -163,41 +166,67 @@ def located(pairs: Sequence[Pair], text: str) -> list[tuple[str, int, int]]:
 # --- annotated files -------------------------------------------------------------------------------------------------
 
 
-def _item(name: str, split: str, place: int, row: Any) -> tuple[str, Item]:
-    """(what is wrong with the row, its item)."""
+def _item(name: str, split: str, place: int, row: Any, more: int) -> tuple[str, Item]:
+    """(what is wrong with the row, its item); `more`: as in `_end_of_file`."""
     text, entities, wrong = str(row), [], ""
     if isinstance(row, Reject):
         text, wrong = "", said(row)
     elif not isinstance(row, dict):
         wrong = "the row is not a JSON object"
     else:
-        text = row.get("text", row.get("originalText"))
-        listed = row.get("entities", row.get("entity_list"))
+        text, listed = _annotated(row)
         if not isinstance(text, str) or not text.strip():
             text, wrong = "", "no text"
         elif not isinstance(listed, list):
             wrong = "no list of entities ('entities' or 'entity_list')"
         else:
-            entities = [_entity(given, text) for given in listed]
+            entities = [_entity(given, text, more) for given in listed]
             wrong = next((entity for entity in entities if isinstance(entity, str)), "")
     distinct = [] if wrong else sorted(set(entities), key=lambda e: (e[2], -e[3], e[0]))
     reference = json.dumps(distinct, ensure_ascii=False)
     return wrong, Item(name, f"{split}-{place:05d}", split, None, text, None, None, reference)
 
 
-def _entity(given: Any, text: str) -> Entity | str:
-    """The entity, or what is wrong with it."""
+def _annotated(row: dict) -> tuple[Any, Any]:
+    return row.get("text", row.get("originalText")), row.get("entities", row.get("entity_list"))
+
+
+def _place(given: Any) -> tuple[Any, Any, Any, int]:
+    """(type, begin, end, 1 where the form's `end` is the last character) of an entity."""
     given = given if isinstance(given, dict) else {}
     place = given.get("entity_index")
     if isinstance(place, dict):
-        kind, begin, end, last = given.get("entity_type"), place.get("begin"), place.get("end"), 0
-    elif "start_pos" in given:
-        kind, begin, end, last = given.get("label_type"), given["start_pos"], given.get("end_pos"), 0
-    else:
-        kind, begin, end, last = given.get("type"), given.get("start_idx"), given.get("end_idx"), 1
+        return given.get("entity_type"), place.get("begin"), place.get("end"), 0
+    if "start_pos" in given:
+        return given.get("label_type"), given["start_pos"], given.get("end_pos"), 0
+    return given.get("type"), given.get("start_idx"), given.get("end_idx"), 1
+
+
+def _end_of_file(file: str, rows: Iterable[Any]) -> int:
+    """What to add to each `end` of a file for the place behind the mention: 1 where it is the last character."""
+    shown: Counter[int] = Counter()
+    forms: Counter[int] = Counter()
+    for row in rows:
+        text, listed = _annotated(row) if isinstance(row, dict) else ("", ())
+        for given in listed if isinstance(text, str) and isinstance(listed, list) else ():
+            _, begin, end, own = _place(given)
+            if type(begin) is int and type(end) is int:
+                forms[own] += 1
+                shown.update(more for more in (0, 1) if text[begin : end + more] == given.get("entity"))
+    if shown:
+        return shown.most_common(1)[0][0]
+    more = max(forms, key=forms.get, default=0)
+    meant = "its last character" if more else "the place behind it"
+    print(f"{file}: no entity of it has its text, so an end is taken as {meant}")
+    return more
+
+
+def _entity(given: Any, text: str, more: int) -> Entity | str:
+    """The entity, or what is wrong with it."""
+    kind, begin, end, _ = _place(given)
     if not isinstance(kind, str) or not kind.strip() or type(begin) is not int or type(end) is not int:
         return f"entity {json.dumps(given, ensure_ascii=False)} lacks its type or its place"
-    end += last
+    end += more
     if not 0 <= begin < end <= len(text):
         return f"entity {kind} lies at {begin}-{end}, but the text has {len(text)} characters"
     mention = given.get("entity", text[begin:end])

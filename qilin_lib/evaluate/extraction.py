@@ -12,7 +12,7 @@ capitals" takes them all. Here a reply is read in these steps.
 5. Then, in this order: all options but those set apart ("其余均对"); the last conclusion ("因此", "的是"); what is said
    to fit the question; what is called right, or of a list the one whose verdict is not that of the others; the letters
    that a reply begins with; what the case is said to fit; all, if a reply says so; the one that a short reply names.
-Nothing found, or more than one letter for a single-answer item: None, never a guess. `reasons` shows what was seen.
+Nothing found, or more than one letter for a single-answer item: None, never a guess.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from qilin_lib.evaluate.cues import CUES
 from qilin_lib.evaluate.mentions import MARK, Mention, Options, marked, normal, plain
 
 NEXT = CUES.next
-LABELS = ("answers", "concludes", "sought", "affirmed", "supported", "excepted", "denied", "wrong")
 LONGEST = 16_000
 """Characters that are read; of a longer reply both ends."""
 SHORT = 60
@@ -121,14 +120,6 @@ def _proposals(text: str, said: list[Said], options: Options, multiple: bool) ->
     yield "supported", _called([one for one in said if not one.rejected], "supported", multiple)
     if multiple and CUES.every.search(text) and not CUES.rest.search(text) and not any(one.rejected for one in said):
         yield "every", "".join(options)
-
-
-def reasons(text: str, options: Options, multiple: bool) -> list[tuple[str, str]]:
-    """(what is said, of which letters) for each mention in `text`, then (reason, letters) of what it may mean."""
-    text, found = marked(normal(text), options)
-    said = list(_said(text, found))
-    words = ((" ".join(label for label in LABELS if one.says(label)), one.letters) for one in said if one.open)
-    return [*words, *(pair for pair in _proposals(text, said, options, multiple) if pair[1])]
 
 
 def _said(text: str, found: list[Mention]) -> Iterator[Said]:

@@ -1,12 +1,12 @@
 """Requests to an OpenAI-compatible server: tries, waits, what a status means, and the answers kept on disk.
 
 httpx2 carries the requests. The openai client (3.54) follows redirects with the prompt, reads a body of any length, and
-its own retries do not count against a rate limit, pause one thread where a 429 means all, wait up to two minutes each
-without a bound on the sum and end at a body that is no JSON (openai/openai-python `_base_client`).
+its retries pass a rate limit, pause one thread where a 429 means all, and have no bound on the sum of their waits.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import math
 import os
@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
+from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from qilin_lib import files
-from qilin_lib.errors import QilinError
+from qilin_lib.errors import QilinError, sentence
 from qilin_lib.schema import Baseline
 
 # Tries of one request, and the seconds that it may spend waiting between them.
@@ -76,7 +77,7 @@ class Server:
         self._client: Any = None
         self._counted = dict.fromkeys(("requests", "retries", "cached", *COUNTS, "unmetered", "refused"), 0)
         self._answered, self._renamed, self._others = False, False, set()
-        self._lock, self._random = threading.Lock(), random.Random()
+        self._lock = threading.Lock()
 
     def ask(self, path: str, bodies: Sequence[dict[str, Any]], read: Read) -> list[Answer]:
         """The answers to requests at `path` (CHAT, TEXT), in their order; equal ones are asked once.
@@ -87,9 +88,11 @@ class Server:
         if self._client is None:
             import httpx2
 
-            self._client = httpx2.Client(
+            self._loop = _loop()
+            self._client = httpx2.AsyncClient(
                 headers={"authorization": f"Bearer {self._key}", "content-type": "application/json"},
-                timeout=self.timeout,
+                # The libraries bound each read. `_post` bounds all of them.
+                timeout=None,
                 # A server on this machine is not reached through the proxy of HTTP_PROXY.
                 trust_env=not self._local,
                 limits=httpx2.Limits(max_connections=None),
@@ -162,7 +165,7 @@ class Server:
                 pause = reason.wait
                 if pause is None:
                     # Doubled each time, and spread so that threads do not come back together.
-                    pause = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tries - 1)) * self._random.uniform(0.5, 1)
+                    pause = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tries - 1)) * random.uniform(0.5, 1)
                 if tries == TRIES:
                     raise self._error(str(reason), body, tries) from None
                 if waited + pause > MAX_WAIT:
@@ -204,28 +207,30 @@ class Server:
         """(status, headers, body) within `timeout` seconds and LARGEST bytes in all, however slowly it drips."""
         import httpx2
 
-        deadline, got = time.monotonic() + self.timeout, bytearray()
-        try:
-            with self._client.stream("POST", f"{self.url}/{path}", content=json.dumps(body)) as response:
-                for part in response.iter_bytes():
+        async def whole() -> tuple[int, Any, bytes]:
+            got = bytearray()
+            sent = self._client.stream("POST", f"{self.url}/{path}", content=json.dumps(body))
+            async with asyncio.timeout(self.timeout), sent as response:
+                async for part in response.aiter_bytes():
                     got += part
-                    if time.monotonic() > deadline:
-                        raise TimeoutError
                     if len(got) > LARGEST:
                         raise _Again(f"an answer of more than {LARGEST} bytes")
                 return response.status_code, response.headers, bytes(got)
-        except (httpx2.TimeoutException, TimeoutError):
+
+        try:
+            return asyncio.run_coroutine_threadsafe(whole(), self._loop).result()
+        except TimeoutError:
             raise _Again(f"no whole answer within the timeout of {self.timeout:g} s") from None
         except httpx2.RequestError as error:
-            raise _Again(f"no connection ({self._excerpt(str(error)) or type(error).__name__})") from None
+            why = sentence(_innermost(error) if isinstance(error, httpx2.ConnectError) else error)
+            raise _Again(f"no connection ({self._excerpt(why)})") from None
 
     def _judged(self, status: int, headers: Any, whole: Any, text: str, sent: dict[str, Any]) -> Exception:
         """What an HTTP status means; `whole`: the JSON of the answer's `text`, `sent`: the request."""
         told = whole if isinstance(whole, dict) else {}
         told = told["error"] if isinstance(told.get("error"), dict) else told
         # The server's own sentence: `error.message` or `detail` of its JSON, else the whole text.
-        sentences = [told[name] for name in ("message", "detail", "error") if told.get(name)]
-        said = self._excerpt(str(sentences[0]) if sentences else text)
+        said = self._excerpt(str(next((told[name] for name in ("message", "detail", "error") if told.get(name)), text)))
         if "logprobs" in sent and "logprobs" in said:
             return Refused(f"status {status} ({said})")
         # OpenRouter's status for a prompt that a model's moderation flags.
@@ -273,6 +278,21 @@ RENAMED = {"max_tokens": "max_completion_tokens"}
 UNSUPPORTED = ("unsupported parameter", "unsupported value", "unrecognized request argument", "extra inputs")
 
 
+@cache
+def _loop() -> asyncio.AbstractEventLoop:
+    """A loop in a thread of its own, in which all requests wait: only there can one be ended at any moment."""
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, daemon=True).start()
+    return loop
+
+
+def _innermost(error: Exception) -> Any:
+    """What an error came from in the end: "all attempts failed" says nothing of why."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return error.exceptions[0] if isinstance(error, ExceptionGroup) else error
+
+
 class _Again(Exception):
     """A failure worth another try, after `wait` seconds if the server said so; `for_all`: every thread shall wait."""
 
@@ -318,26 +338,20 @@ def _counts(usage: Any) -> dict[str, int | None]:
 def _retry_after(headers: Any) -> float | None:
     """Seconds that a server asks to wait; None when it does not."""
     try:
-        seconds = float(headers.get("retry-after", ""))
+        seconds = float(headers.get("retry-after", "nan"))
     except ValueError:
         return None
-    return seconds if math.isfinite(seconds) and seconds > 0 else None
+    return seconds if 0 < seconds < math.inf else None
 
 
 def _base_url(url: str) -> tuple[str, bool]:
-    """(URL without a last slash, whether it is this machine). QilinError for a URL that holds a secret or no host."""
+    """(URL without a last slash, whether it is this machine). QilinError for a URL without a host or a usable port."""
+    parts = urlsplit(url)
     try:
-        parts = urlsplit(url)
-        parts.port  # noqa: B018 - reading it checks it
-    except ValueError as reason:
-        raise QilinError(f"endpoint '{url}' is no URL ({reason}); give one like http://localhost:8000/v1") from None
-    if "@" in parts.netloc or parts.query or parts.fragment:
-        # Not shown: it may hold a password.
-        raise QilinError(
-            f"the endpoint at {parts.hostname} has a user, a query or a fragment in its URL, which would be stored in "
-            "the run; give the plain base URL and the key in an environment variable"
-        )
-    if parts.scheme not in ("http", "https") or not parts.hostname:
+        usable = parts.hostname and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
         raise QilinError(f"endpoint '{url}' is no URL of a server; give one like http://localhost:8000/v1")
     try:
         local = ip_address(parts.hostname).is_loopback

@@ -5,6 +5,7 @@ Text of the data is tokenised as text under any of them: no question forges a ro
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -62,8 +63,19 @@ class OwnTemplate:
         # jinja's errors, and whatever a template's expressions raise over values that they did not expect.
         except Exception as reason:
             roles = "/".join(message["role"] for message in messages)
-            why = " ".join(str(reason).split())[:160]
+            why = " ".join(str(reason).split())[:160] + self._choice(messages, tokenizer)
             raise QilinError(f"the tokenizer's chat template does not take the turns {roles}: {why}") from None
+
+    def _choice(self, messages: list[Message], tokenizer: Any) -> str:
+        """What of a baseline's line asks in turns that the template does take."""
+        without = [message for message in messages if message["role"] != "system"]
+        choices = {"system: null": without, "shots: 0, and no benchmark of several turns": messages[-1:]}
+        for choice, fewer in choices.items():
+            if len(fewer) < len(messages):
+                with contextlib.suppress(Exception):
+                    tokenizer.apply_chat_template(fewer, tokenize=False, **self.settings)
+                    return f"; nearest valid: {choice}"
+        return ""
 
 
 @cache

@@ -121,8 +121,7 @@ def _chimed_gpt(predictions: Sequence[str], references: Sequence[str]) -> dict[s
     # Words in a common subsequence, different words of the prediction, of the reference.
     united = np.zeros((len(ours), 3))
     for row, said, known in zip(united, ours, theirs, strict=True):
-        union = {word for a in known for b in said for word in _subsequence(a, b)}
-        row[:] = len(union), len(set().union(*said)), len(set().union(*known))
+        row[:] = len(_united(known, said)), len(set().union(*said)), len(set().union(*known))
     rouge = {f"R-{order}": _sets(words, wanted, order) for order in (1, 2)} | {"R-L": united}
     return table | {README_METRICS[name]: mean_of(_f1(found)) for name, found in rouge.items()}
 
@@ -139,6 +138,22 @@ def _weighted_bleu(sums: np.ndarray, weights: Sequence[float]) -> np.ndarray:
 def _sentences(text: str) -> list[list[str]]:
     """Sentences of words as the package rouge cuts them; one of blanks alone holds one empty word."""
     return [" ".join(part.split()).split(" ") for part in text.split(".") if part]
+
+
+def _united(known: Tokens, said: Tokens) -> set[str]:
+    """Words of one longest common subsequence of every two sentences; two without a word to add are not compared."""
+    holding: dict[str, list[Sequence[str]]] = {}
+    for sentence in said:
+        for word in set(sentence):
+            holding.setdefault(word, []).append(sentence)
+    union: set[str] = set()
+    for sentence in known:
+        for word in sentence:
+            for other in holding.get(word, ()):
+                if word in union:
+                    break
+                union.update(_subsequence(sentence, other))
+    return union
 
 
 def _subsequence(a: Sequence[str], b: Sequence[str]) -> Iterator[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -118,6 +120,23 @@ def raw_dir(tmp_path: Path) -> Path:
     path.parent.mkdir(parents=True)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return root
+
+
+@pytest.fixture
+def stage_of_06(tmp_path: Path, tiny_model_dir: Path, raw_dir: Path) -> Callable[..., Any]:
+    """`stage_of_06(name, given)`: notebook 06 of a run whose only model is the tiny base."""
+    from qilin_lib import files, params
+    from qilin_lib.runs import Stage
+
+    def make(name: str, given: dict[str, Any]) -> Stage:
+        folder = tmp_path / name
+        path = os.path.relpath(tiny_model_dir, folder / "02_tokenize")
+        files.write_json(folder / "02_tokenize" / "base.json", {"path": path, "name": "tiny", "parameters": 100_000})
+        built = {"key": "", "digest": "", "inputs": {}, "outputs": {}, "facts": {"raw_dir": str(raw_dir)}}
+        files.write_json(folder / "01_build_chimed" / "manifest.json", built)
+        return Stage(params.load("06_eval", given), folder, "", {}, False)
+
+    return make
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.replies import StandIn
 
 from qilin_lib import sample
 from qilin_lib.evaluate import answering, plan
@@ -20,23 +21,6 @@ from qilin_lib.evaluate.replies import ERROR, Reply
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_json, read_jsonl
 from qilin_lib.params import load
-
-
-class Writer:
-    """Counts what it is asked; says how many prompts came before."""
-
-    context, likelihood, batch_size = 10_000, False, 2
-
-    def __init__(self, tokenizer: Any, template: Any) -> None:
-        self.tokenizer, self.template = tokenizer, template
-        self.asked: list[str] = []
-
-    def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
-        self.asked += [prompt.text for prompt in prompts]
-        return [Reply(f"第{self.asked.index(prompt.text)}问。") for prompt in prompts]
-
-    def fingerprint(self) -> str:
-        return "writer"
 
 
 def test_equal_items_are_asked_once_and_each_has_its_record(
@@ -53,7 +37,8 @@ def test_equal_items_are_asked_once_and_each_has_its_record(
     (raw_dir / "huatuo26m_test" / "test_datasets.jsonl").write_text("".join(lines), encoding="utf-8")
     params.benchmarks, params.protocols, params.max_items_huatuo = ["huatuo"], ["fixed"], None
     (task,) = [task for task in prepare(raw_dir, params) if task.name == "huatuo"]
-    backend, path = Writer(tokenizer, template), predictions(tmp_path, "fixed", "huatuo", "base")
+    backend = StandIn(lambda prompt: Reply(f"第{backend.asked.index(prompt.text)}问。"), tokenizer, template)
+    path = predictions(tmp_path, "fixed", "huatuo", "base")
     answering.answer(task, "base", backend, 0, path)
     answering.store.finish(path, [item.id for item in task.items])
     records = list(read_jsonl(path))

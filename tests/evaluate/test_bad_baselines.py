@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pytest
 from helpers.serving import Faulty, said, serving
 
-from qilin_lib import files, params
+from qilin_lib import files
 from qilin_lib.evaluate import run, store
 from qilin_lib.runs import Stage
 
@@ -61,22 +60,15 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty]:
 
 @pytest.fixture
 def stage(
-    tmp_path: Path, tiny_model_dir: Path, raw_dir: Path, server: Any, monkeypatch: pytest.MonkeyPatch
+    stage_of_06: Callable[..., Stage], server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., Stage]:
-    """`stage(name, lines)`: notebook 06 of a run whose only model is the tiny base; `lines` name the baselines."""
+    """`stage(name, lines)`; `lines` name the baselines."""
     monkeypatch.setenv("QILIN_CACHE_DIR", str(tmp_path / "cache"))
-    url = server.url
+    at_server = {"endpoint": server.url, "template": "chat"}
 
     def make(name: str, lines: dict[str, dict[str, Any]], **changes: Any) -> Stage:
-        folder = tmp_path / name
-        (folder / "02_tokenize").mkdir(parents=True)
-        path = os.path.relpath(tiny_model_dir, folder / "02_tokenize")
-        files.write_json(folder / "02_tokenize" / "base.json", {"path": path, "name": "tiny", "parameters": 100_000})
-        built = {"key": "", "digest": "", "inputs": {}, "outputs": {}, "facts": {"raw_dir": str(raw_dir)}}
-        files.write_json(folder / "01_build_chimed" / "manifest.json", built)
-        at_server = {"endpoint": url, "template": "chat"}
         baselines = {name: (line if "/" in line["model"] else at_server | line) for name, line in lines.items()}
-        return Stage(params.load("06_eval", SMALL | {"baselines": baselines} | changes), folder, "", {}, False)
+        return stage_of_06(name, SMALL | {"baselines": baselines} | changes)
 
     return make
 

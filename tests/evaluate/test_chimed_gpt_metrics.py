@@ -13,7 +13,6 @@ import pytest
 from nltk.translate.bleu_score import corpus_bleu
 
 from qilin_lib.evaluate.benchmarks import ceval
-from qilin_lib.evaluate.benchmarks.huatuo import statistics
 from qilin_lib.evaluate.intervals import Statistic
 from qilin_lib.evaluate.scores import compare, summarise
 from qilin_lib.evaluate.variants import README_METRICS, TRUE_BLEU, spaced, variants
@@ -135,13 +134,6 @@ def test_long_answers_are_measured_too() -> None:
     table = variants([text], [text])
     assert value(table, README_METRICS["R-L"]) == pytest.approx(100, abs=1e-5)
     assert value(table, README_METRICS["B-2"]) == pytest.approx(100)
-
-
-def test_they_stand_with_intervals_among_the_variants_of_every_generation_task() -> None:
-    records = [{"output": row["prediction"], "reference": row["reference"]} for row in ROWS * 3]
-    found = summarise(statistics(records), 100, 0)["variants"]
-    for name in [*README_METRICS.values(), *TRUE_BLEU.values()]:
-        assert found[name]["low"] < found[name]["value"] < found[name]["high"] and found[name]["n"] == 3 * len(ROWS)
 
 
 # --- C-Eval as ChiMed-GPT counts it -----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,16 +103,6 @@ def test_plain_text_goes_to_completions_as_rendered(server: Faulty, backend: Cal
     assert server.requests[0]["path"] == "/v1/completions" and "messages" not in server.requests[0]["body"]
 
 
-def test_a_fingerprint_tells_server_model_and_template_apart(
-    backend: Callable, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    changes = [{}, {"model": "m-2"}, {"endpoint": "http://localhost:9/v1"}, {"template": "plain"}]
-    prints = [backend(**change).fingerprint() for change in changes]
-    assert len(set(prints)) == 4
-    monkeypatch.setenv("A_KEY", "sk-another-key")
-    assert backend().fingerprint() == prints[0]
-
-
 # --- the server's faults ----------------------------------------------------------------------------------------------
 
 
@@ -153,13 +144,8 @@ HOPELESS = {
     "no choices": ((200, {"choices": []}), servers.TRIES, 'no completion ({"choices": []})'),
     "deep": ((200, b"[" * 100_000), servers.TRIES, "no completion ([[[["),
     "the key": ((200, completion(f"you sent {KEY}")), 1, "holds the key of A_KEY, so it is not kept"),
-    "closed": (None, servers.TRIES, "no connection (Server disconnected"),
+    "closed": (None, servers.TRIES, "no connection (RemoteProtocolError: Server disconnected"),
     "405": ((405, b"Method not allowed"), 1, "status 405 (Method not allowed)"),
-    "moved": (
-        (307, {}, {"location": "http://127.0.0.1:9/v1"}),
-        1,
-        "status 307, the server points to http://127.0.0.1:9/v1",
-    ),
     "long": ((200, b" " * 300_000), servers.TRIES, "an answer of more than 200000 bytes"),
     "long fault": ((500, b"x" * 300_000), servers.TRIES, "an answer of more than 200000 bytes"),
     # OpenRouter begins a 200 before it knows whether the model's own host answers.
@@ -211,19 +197,31 @@ def test_a_server_that_hangs_or_drips_ends_at_the_timeout(server: Faulty, backen
     assert len(server.requests) == 6 and time.monotonic() - started < 20
 
 
-def test_nobody_there(backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_headers_that_drip_end_at_the_timeout_too(backend: Callable) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip() -> None:
+            while listening.fileno() >= 0:
+                with suppress(OSError), listening.accept()[0] as connection:
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nx-slow: ")
+                    for _ in range(20):
+                        time.sleep(0.1)
+                        connection.sendall(b"x")
+
+        threading.Thread(target=drip, daemon=True).start()
+        asked = backend(endpoint=f"http://127.0.0.1:{listening.getsockname()[1]}/v1", timeout=0.3)
+        started = time.monotonic()
+        with pytest.raises(QilinError, match=r"no whole answer within the timeout of 0\.3 s; tried 6 times"):
+            asked.generate([ask("q")], 5)
+        assert time.monotonic() - started < 6
+
+
+def test_nobody_there(backend: Callable) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         refused = backend(endpoint=f"http://127.0.0.1:{taken.getsockname()[1]}/v1")
-        with pytest.raises(QilinError, match=r"no connection \(.*refused.*\); tried 6 times"):
+        with pytest.raises(QilinError, match=r"no connection \(ConnectionRefusedError: .*\); tried 6 times"):
             refused.generate([ask("q")], 5)
-
-    def unknown(*_: Any, **__: Any) -> Any:
-        raise socket.gaierror(-2, "Name or service not known")
-
-    monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    with pytest.raises(QilinError, match=r"no connection \(.*Name or service not known\); tried 6 times"):
-        backend(endpoint="http://no-such-host.invalid/v1").generate([ask("q")], 5)
 
 
 def test_waiting_is_bounded_in_all(server: Faulty, backend: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -324,7 +322,7 @@ def test_letters_are_scored_by_a_servers_log_probabilities(server: Faulty, backe
 
 WITHOUT = {
     "by 400": (400, {"error": {"message": "Unsupported parameter: 'logprobs' is not supported with this model."}}),
-    "by 403": (403, {"error": {"message": "You are not allowed to request logprobs from this model"}}),
+    "by 403": (403, {"error": {"message": "You are not allowed to request logprobs"}}),
     "silently": (200, completion("C")),
 }
 
@@ -364,23 +362,29 @@ def test_a_prompt_refused_while_letters_are_scored_is_one_item(
 # --- the cache --------------------------------------------------------------------------------------------------------
 
 
-def test_a_cached_answer_costs_nothing_and_every_setting_counts(server: Faulty, backend: Callable) -> None:
+def test_a_cached_answer_costs_nothing_and_every_setting_counts(
+    server: Faulty, backend: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
     backend().generate(asks(3), 5)
     again = backend(price_per_million_input=1.0, price_per_million_output=2.0)
     assert texts(again.generate(asks(3), 5)) == ["Re: q0", "Re: q1", "Re: q2"]
     assert again.usage() == dict.fromkeys(again.usage(), 0) | {"cached": 3} and len(server.requests) == 3
+    prints = {again.fingerprint()}
     for n, other in enumerate([{"model": "m-2"}, {"template": "plain"}, {"endpoint": server.url + "/deeper"}], start=4):
-        backend(**other).generate([ask("q0")], 5)
-        assert len(server.requests) == n, other
+        changed = backend(**other)
+        changed.generate([ask("q0")], 5)
+        prints.add(changed.fingerprint())
+        assert len(server.requests) == n == len(prints) + 2, other
+    monkeypatch.setenv("A_KEY", "sk-another-key")
+    assert backend().fingerprint() == again.fingerprint()
 
 
-@pytest.mark.parametrize("harm", ["cut", "empty", "other"])
-def test_a_damaged_answer_is_asked_again(harm: str, server: Faulty, backend: Callable, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damaged", [lambda good: good[: len(good) // 2], lambda good: "", lambda good: "[]"])
+def test_a_damaged_answer_is_asked_again(damaged: Callable, server: Faulty, backend: Callable, tmp_path: Path) -> None:
     backend().generate([ask("q")], 5)
     (path,) = (tmp_path / "responses").glob("*.json")
     good = path.read_text(encoding="utf-8")
-    bad = {"cut": good[: len(good) // 2], "empty": "", "other": "[]"}[harm]
-    path.write_text(bad, encoding="utf-8")
+    path.write_text(damaged(good), encoding="utf-8")
     assert texts(backend().generate([ask("q")], 5)) == ["Re: q"] and len(server.requests) == 2
     assert path.read_text(encoding="utf-8") == good
 
@@ -418,14 +422,17 @@ def test_the_rate_limit_is_shared_by_the_threads(backend: Callable, monkeypatch:
     assert len(at) == 8 and max(at) - min(at) >= 0.65, "seven gaps of 0.1 s"
 
 
-def test_a_refusal_is_an_answer_parts_are_their_text_and_broken_unicode_is_mended(
+def test_a_refusal_is_an_answer_parts_are_their_text_broken_unicode_is_mended_and_a_thought_alone_is_cut(
     server: Faulty, backend: Callable
 ) -> None:
     refused = {"choices": [{"message": {"content": None, "refusal": "我不能回答"}}]}
     parts = completion([{"type": "text", "text": "多"}, {"type": "text", "text": "休息"}])
-    server.reply = lambda request, number: (200, [refused, completion("半\ud83d"), parts][number - 1])
+    message = {"role": "assistant", "reasoning_content": "先看A"}
+    thought = {"choices": [{"message": message, "finish_reason": "length"}]}
+    server.reply = lambda request, number: (200, [refused, completion("半\ud83d"), parts, thought][number - 1])
     for _ in range(2):
-        assert texts(backend(batch_size=1).generate(asks(3), 5)) == ["我不能回答", "半?", "多休息"]
+        *answers, last = backend(batch_size=1).generate(asks(4), 5)
+        assert texts(answers) == ["我不能回答", "半?", "多休息"] and last == Reply("", LENGTH)
 
 
 # --- the key, the address ---------------------------------------------------------------------------------------------
@@ -443,17 +450,9 @@ def test_the_key_is_sent_and_stands_nowhere_else(server: Faulty, backend: Callab
 def test_no_prompt_follows_a_redirect_to_another_server(server: Faulty, backend: Callable) -> None:
     with serving(Faulty()) as other:
         server.reply = lambda request, number: (307, {}, {"location": f"{other.url}/chat/completions"})
-        with pytest.raises(QilinError, match="status 307"):
+        with pytest.raises(QilinError, match=r"status 307, the server points to http://127.*tried 1 time "):
             backend().generate([ask("q")], 5)
         assert other.requests == []
-
-
-def test_a_thought_that_took_all_tokens_has_no_text_however_the_server_says_so(
-    server: Faulty, backend: Callable
-) -> None:
-    message = {"role": "assistant", "reasoning_content": "先看A"}
-    server.reply = lambda request, number: (200, {"choices": [{"message": message, "finish_reason": "length"}]})
-    assert backend().generate([ask("q")], 5) == [Reply("", LENGTH)]
 
 
 def test_another_model_s_answers_are_told_and_kept_under_its_name(
@@ -486,15 +485,13 @@ def test_a_missing_key_names_its_variable_and_this_machine_needs_none(
     ("changes", "reason"),
     [
         ({"template": "baichuan"}, "nearest valid: 'chat'"),
-        ({"endpoint": "localhost:8000"}, "no URL of a server"),
-        ({"endpoint": "http://localhost:many/v1"}, "is no URL"),
-        ({"endpoint": "http://me:hunter2@host/v1"}, "the endpoint at host has a user"),
-        ({"endpoint": "http://host/v1?key=hunter2"}, "the endpoint at host has a user"),
+        ({"endpoint": "http:///v1"}, "no URL of a server"),
+        ({"endpoint": "http://localhost:many/v1"}, "no URL of a server"),
     ],
 )
 def test_what_cannot_be_an_endpoint_is_refused_before_anything_is_sent(
     changes: dict, reason: str, server: Faulty, backend: Callable
 ) -> None:
-    with pytest.raises(QilinError, match=reason) as raised:
+    with pytest.raises(QilinError, match=reason):
         backend(**changes)
-    assert "hunter2" not in str(raised.value) and server.requests == []
+    assert server.requests == []

@@ -103,20 +103,6 @@ def test_a_server_s_greedy_text_is_that_of_the_model_loaded_here(
     assert usage["cost"] == pytest.approx((usage["prompt_tokens"] + usage["completion_tokens"]) / 1e6)
 
 
-def test_a_second_asking_comes_from_the_cache_and_a_fresh_one_says_the_same(
-    server: str, tiny_model_dir: Path, tmp_path: Path
-) -> None:
-    prompts = [Prompt([{"role": "user", "content": question}], "答案：", [], "", 0, False) for question in QUESTIONS]
-    first = asked_of(server, tiny_model_dir, "chat", tmp_path / "a")
-    answers = texts(first.generate(prompts, NEW_TOKENS))
-    again = asked_of(server, tiny_model_dir, "chat", tmp_path / "a")
-    assert texts(again.generate(prompts, NEW_TOKENS)) == answers
-    fresh = asked_of(server, tiny_model_dir, "chat", tmp_path / "b")
-    assert texts(fresh.generate(prompts[::-1], NEW_TOKENS)) == answers[::-1]
-    seen = [(usage["requests"], usage["cached"]) for usage in (first.usage(), again.usage(), fresh.usage())]
-    assert seen == [(4, 0), (0, 4), (4, 0)]
-
-
 def test_a_model_that_the_server_does_not_have_is_refused_prompt_by_prompt(server: str, tmp_path: Path) -> None:
     backend = asked_of(server, Path("gpt-nosuch"), "chat", tmp_path)
     prompts = [Prompt([{"role": "user", "content": f"头痛{n}"}], "", [], "", 0, False) for n in range(ALL_REFUSED)]

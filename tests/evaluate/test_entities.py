@@ -46,6 +46,10 @@ def changed(row: dict, **values: Any) -> dict:
     return row | {"entities": [entity, *row["entities"][1:]]}
 
 
+def without_mentions(row: dict) -> dict:
+    return row | {"entities": [{k: v for k, v in entity.items() if k != "entity"} for entity in row["entities"]]}
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -69,6 +73,31 @@ def test_the_three_forms(tmp_path: Path, name: str, rows: list, lines: bool, mar
     assert (split, invalid) == ("test" if "test" in name else "dev", [])
     assert json.loads(items[0].reference) == expected and items[0].id == f"{split}-00000"
     assert all(items[0].question[begin:end] == mention for _, mention, begin, end in gold(items[0].reference))
+
+
+@pytest.mark.parametrize(
+    ("row", "shift", "told"),
+    [
+        (CMEEE, 1, ""),
+        (COPY, -1, ""),
+        (without_mentions(CMEEE), 0, "no entity of it has its text, so an end is taken as its last character"),
+        (RELEASED, 0, "no entity of it has its text, so an end is taken as the place behind it"),
+        # Of two, one has its text: the other ends as it does.
+        (changed(without_mentions(CMEEE), entity="咳嗽"), 1, ""),
+    ],
+)
+def test_whether_an_end_is_the_last_character_is_read_from_the_texts_of_the_entities(
+    tmp_path: Path, capsys: pytest.CaptureFixture, row: dict, shift: int, told: str
+) -> None:
+    moved = json.loads(json.dumps(row))
+    for entity in moved.get("entities") or moved["entity_list"]:
+        place = entity.get("entity_index", entity)
+        place.update({name: place[name] + shift for name in ("end", "end_idx", "end_pos") if name in place})
+    _, (items, invalid) = read("some", write(tmp_path / "set" / "dev.json", [moved]))
+    wanted = ["咳嗽", "有痰咳嗽", "痰"] if "text" in row and "entities" in row else ["胃溃疡"]
+    assert not invalid and [mention for _, mention, *_ in gold(items[0].reference)] == wanted
+    said = capsys.readouterr().out
+    assert (told in said and "dev.json" in said) if told else not said
 
 
 def test_unusable_rows_are_listed_with_their_place_and_reason(tmp_path: Path) -> None:

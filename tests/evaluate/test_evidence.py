@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.replies import StandIn
 
 from qilin_lib import runs, sample
 from qilin_lib.errors import QilinError
@@ -26,29 +27,20 @@ ITEM = Item("cmexam", "q1", "test", None, "咳嗽三周应查什么", {"A": "胸
 PASSAGES = [{"origin": f"a.txt:{n}", "score": 9.0 - n, "text": text} for n, text in enumerate(("甲" * 30, "乙" * 30))]
 
 
-class Backend:
-    """Any tokenizer and template, and how it is asked; writes what it is given to write."""
-
-    likelihood, batch_size = False, 2
-
-    def __init__(self, tokenizer: Any, template: Any, context: int = 9999, shows: list | None = None) -> None:
-        self.tokenizer, self.template, self.context = tokenizer, template, context
-        self.asking = replace(AS_IT_COMES, passages=shows and (lambda item: shows))
-
-    def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
-        return [Reply("回答1更好") for _ in prompts]
-
-    def fingerprint(self) -> str:
-        return "stand-in"
+def writer(tokenizer: Any, template: Any, context: int = 9999, shows: list | None = None) -> StandIn:
+    """Writes the same to everything, and is shown `shows` with every item."""
+    backend = StandIn(lambda prompt: Reply("回答1更好"), tokenizer, template)
+    backend.context, backend.asking = context, replace(AS_IT_COMES, passages=shows and (lambda item: shows))
+    return backend
 
 
-def asked(backend: Backend, shots: tuple = ()) -> Any:
+def asked(backend: StandIn, shots: tuple = ()) -> Any:
     build = (lambda question, left: ceval_messages(question, ITEM, left, "内科")) if shots else None
     return fit(build or (lambda question, _: cmexam_messages(question, ITEM)), ITEM, shots, "答案：", backend, 8)
 
 
 def test_passages_stand_before_the_question_in_their_order(tokenizer: Any, template: Any) -> None:
-    bare, shown = asked(Backend(tokenizer, template)), asked(Backend(tokenizer, template, shows=PASSAGES))
+    bare, shown = asked(writer(tokenizer, template)), asked(writer(tokenizer, template, shows=PASSAGES))
     (turn,) = shown.messages
     places = [turn["content"].index(text) for text in ("[1] 甲", "[2] 乙", bare.messages[0]["content"])]
     assert places == sorted(places) and list(shown.passages) == PASSAGES and bare.passages == ()
@@ -58,9 +50,9 @@ def test_what_does_not_fit_is_left_out_worst_first_and_before_any_example(tokeni
     shots = (replace(ITEM, id="dev", question="腹痛应查什么"),)
     sizes = {}
     for many in (0, 1, 2):
-        sizes[many] = len(asked(Backend(tokenizer, template, shows=PASSAGES[:many]), shots).ids)
+        sizes[many] = len(asked(writer(tokenizer, template, shows=PASSAGES[:many]), shots).ids)
     for many, context in ((2, sizes[2]), (1, sizes[2] - 1), (1, sizes[1]), (0, sizes[1] - 1)):
-        prompt = asked(Backend(tokenizer, template, context + 8, PASSAGES), shots)
+        prompt = asked(writer(tokenizer, template, context + 8, PASSAGES), shots)
         assert (list(prompt.passages), prompt.shots, prompt.truncated) == (PASSAGES[:many], 1, False)
 
 
@@ -140,7 +132,7 @@ def test_passages_stand_in_the_record_and_move_its_key(
     keys = []
     for name, own in (("bare", None), ("shown", PASSAGES)):
         path = predictions(tmp_path, "fixed", "cmexam", name)
-        answering.answer(task, name, Backend(tokenizer, template, shows=own), 0, path)
+        answering.answer(task, name, writer(tokenizer, template, shows=own), 0, path)
         answering.store.finish(path, [item.id for item in task.items])
         assert [row.get("passages") for row in read_jsonl(path)] == [own] * len(task.items)
         keys.append(json.loads(path.with_suffix(".key.json").read_text(encoding="utf-8"))["key"])

@@ -53,14 +53,6 @@ def prompt(backend: Any, shots: int = 0) -> Any:
     return task.prompts([ITEM], backend, shots)[0]
 
 
-def test_a_model_with_a_chat_template_is_asked_in_it(asked: Any) -> None:
-    backend = asked("qwen2_5")
-    assert backend.template.name == "chat"
-    text = backend.tokenizer.apply_chat_template(user("咳嗽"), tokenize=False, add_generation_prompt=True)
-    ids = backend.template.encode(user("咳嗽"), backend.tokenizer, add_generation_prompt=True)
-    assert backend.tokenizer.decode(ids) == text and ids == backend.tokenizer.encode(text, add_special_tokens=False)
-
-
 def test_data_forge_no_role_in_a_models_own_template(asked: Any) -> None:
     backend = asked("qwen2_5", template="chat")
     special = {backend.tokenizer.convert_tokens_to_ids(tag) for tag in ("<|im_start|>", "<|im_end|>")}
@@ -104,6 +96,24 @@ def test_a_template_that_leaves_the_question_out_is_refused(speaks: str) -> None
     """Templates of models that see want a list of parts; of a plain text they write nothing."""
     with pytest.raises(QilinError, match="leaves out the question; nearest valid: template: plain"):
         of_others("auto", None, {}, speaking(published(speaks)))
+
+
+ONE_TURN = (
+    "{% if messages|length > 1 %}{{ raise_exception('one turn only') }}{% endif %}"
+    "[Q]{{ messages[0]['content'] }}[A]{% if add_generation_prompt %}{% endif %}"
+)
+
+
+def test_a_template_of_one_turn_is_asked_without_examples_and_says_so_with_them(asked: Any) -> None:
+    backend = asked(ONE_TURN)
+    assert prompt(backend).text.startswith("[Q]") and prompt(backend).stop == ()
+    with pytest.raises(QilinError, match=r"user/assistant/user: one turn only; nearest valid: shots: 0"):
+        prompt(backend, shots=1)
+
+
+def test_a_template_without_a_system_turn_says_which_choice_is_left(asked: Any) -> None:
+    with pytest.raises(QilinError, match=r"system/user: System role not supported; nearest valid: system: null"):
+        prompt(asked("gemma", system="你是一名医生。"))
 
 
 def test_a_thought_can_be_switched_off_where_the_template_knows_how(asked: Any) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 
-from qilin_lib.evaluate import extraction
 from qilin_lib.evaluate.benchmarks import ceval, cmexam, dialogue, exams, huatuo, ner
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import Prompt
@@ -147,11 +146,6 @@ def test_the_forced_words_stand_before_a_reply_only_where_they_were_forced() -> 
     # After "答案：" the letter is the answer; without, the sentence begins with an option that it goes on to weigh.
     assert read("C，因为有低热盗汗。", forced=True) == "C"
     assert read("A 44-year-old man with chest pain") is None
-
-
-def test_the_reasons_of_a_reading_name_what_is_said_of_each_option() -> None:
-    seen = extraction.reasons("A、B不符合。因此考虑C。", OPTIONS, False)
-    assert ("wrong", "AB") in seen and ("concludes", "C") in seen
 
 
 def test_a_part_of_an_option_s_text_names_it_where_no_other_option_holds_it() -> None:

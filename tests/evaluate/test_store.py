@@ -8,7 +8,6 @@ import pytest
 
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import store
-from qilin_lib.files import read_jsonl
 
 
 def rows(*ids: str) -> list[dict]:
@@ -18,16 +17,6 @@ def rows(*ids: str) -> list[dict]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return store.predictions(tmp_path, "fixed", "cmexam", "GPT-3.5-turbo")
-
-
-def test_parts_of_two_processes_become_one_file_in_item_order(path: Path) -> None:
-    for rank, ids in ((1, ("b", "d")), (0, ("c", "a"))):
-        with store.appending(path, rank, "k") as append:
-            append(rows(*ids))
-    assert store.count(path) == 4 and not store.complete(path, "k")
-    store.finish(path, ["a", "b", "c", "d"])
-    assert [row["id"] for row in read_jsonl(path)] == ["a", "b", "c", "d"] and store.complete(path, "k")
-    assert not store.complete(path, "other") and not list(path.parent.glob("*.part*"))
 
 
 def test_a_torn_last_line_is_thrown_away_and_the_part_goes_on(path: Path) -> None:
@@ -53,17 +42,6 @@ def test_records_of_another_key_are_not_taken_for_these(path: Path) -> None:
         append(rows("a"))
     with pytest.raises(QilinError, match=r"lacks 1 of 2 items, e\.g\. b; run the notebook again"):
         store.finish(path, ["a", "b"])
-
-
-def test_a_finished_file_is_left_alone_and_is_not_complete_once_it_was_touched(path: Path) -> None:
-    with store.appending(path, 0, "k") as append:
-        append(rows("a"))
-    store.finish(path, ["a"])
-    before = path.stat().st_mtime_ns
-    store.finish(path, ["a"])
-    assert path.stat().st_mtime_ns == before and store.complete(path, "k")
-    path.write_text(path.read_text(encoding="utf-8").replace("答a", "答b"), encoding="utf-8")
-    assert not store.complete(path, "k")
 
 
 def test_a_finished_file_of_a_stage_moved_aside_is_taken_also_where_a_disk_knows_no_links(

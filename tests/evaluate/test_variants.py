@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import time
 import warnings
 from pathlib import Path
 
@@ -173,3 +174,10 @@ def test_variants_have_intervals_and_stand_in_huatuos_scores():
     found = summarise(statistics(records), 100, 0)["variants"]
     assert len(found) == 58 and list(found) == sorted(found)
     assert all(entry["low"] < entry["value"] < entry["high"] and entry["n"] == 48 for entry in found.values())
+
+
+def test_reading_is_linear_in_the_full_stops_of_both_texts():
+    one, other = ("".join(f"{n}.{word}" for n in range(1500)) for word in "甲乙")
+    started = time.perf_counter()
+    variants([one], [other])
+    assert time.perf_counter() - started < 4

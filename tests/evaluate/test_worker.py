@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
 import subprocess
@@ -15,10 +14,8 @@ from typing import Any
 
 import pytest
 
-from qilin_lib import params
 from qilin_lib.evaluate import asking, plan, run, store
 from qilin_lib.evaluate.benchmarks import prepare
-from qilin_lib.files import write_json
 from qilin_lib.runs import Stage
 from qilin_lib.train import children, launch
 
@@ -41,17 +38,11 @@ METRICS = {"ceval": "average", "cmexam": "accuracy", "huatuo": "gleu"}
 
 
 @pytest.fixture
-def make_stage(tmp_path: Path, tiny_model_dir: Path, raw_dir: Path) -> Callable[..., Stage]:
-    """`make_stage(name, **overrides)`: notebook 06 of a run whose only model is the tiny base."""
+def make_stage(stage_of_06: Callable[..., Stage]) -> Callable[..., Stage]:
+    """`make_stage(name, **overrides)`: a stage that has begun."""
 
     def make(name: str, **overrides: Any) -> Stage:
-        run_dir = tmp_path / name
-        (run_dir / "02_tokenize").mkdir(parents=True)
-        path = os.path.relpath(tiny_model_dir, run_dir / "02_tokenize")
-        write_json(run_dir / "02_tokenize" / "base.json", {"path": path, "name": "tiny", "parameters": 100_000})
-        built = {"key": "", "digest": "", "inputs": {}, "outputs": {}, "facts": {"raw_dir": str(raw_dir)}}
-        write_json(run_dir / "01_build_chimed" / "manifest.json", built)
-        stage = Stage(params.load("06_eval", {**SMALL, **overrides}), run_dir, "", {}, False)
+        stage = stage_of_06(name, {**SMALL, **overrides})
         stage.begin()
         return stage
 
