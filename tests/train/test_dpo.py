@@ -20,7 +20,7 @@ from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
 from qilin_lib.train import methods
 from qilin_lib.train.fit import prepare_model, read_log
-from qilin_lib.train.methods import dpo
+from qilin_lib.train.methods import dpo, reward
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +88,7 @@ def gradients(model: Any, loss: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("template", [BAICHUAN, PLAIN])
 def test_pair_is_the_templates_encoding(template: Any, rows: list[dict[str, Any]], tiny_tokenizer: Any) -> None:
+    """Also for the reward model, which reads prompt and answer in one."""
     parameters = SimpleNamespace(max_source_length=500, max_target_length=500)
     for row in rows:
         found = dpo.pair(row, template, tiny_tokenizer, parameters)
@@ -95,6 +96,7 @@ def test_pair_is_the_templates_encoding(template: Any, rows: list[dict[str, Any]
         for side in ("chosen", "rejected"):
             whole = template.encode(row["prompt"] + row[side], tiny_tokenizer)
             assert found["prompt_ids"] + found[f"{side}_ids"] == whole
+            assert reward.pair(row, template, tiny_tokenizer, parameters)[f"{side}_ids"] == whole
             assert found[f"{side}_ids"][-1] == tiny_tokenizer.eos_token_id
 
 
