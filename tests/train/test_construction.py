@@ -131,7 +131,7 @@ def built(place: SimpleNamespace, ranks: Callable, monkeypatch: pytest.MonkeyPat
             ranks(launch.processes(parameters))
         everything = SimpleNamespace(**place.paths | paths)
         job = SimpleNamespace(parameters=parameters, out=tmp_path, template=BAICHUAN, paths=everything)
-        files.write_json(tmp_path / "constructed.json", {})
+        files.write_json(tmp_path / "constructed" / "facts.json", {})
         with pytest.raises(Entered) as caught:
             module.work(job)
         return caught.value.args[0], list(loads)

@@ -140,7 +140,7 @@ def work(job: SimpleNamespace) -> None:
         "reference": ("cached" if parameters.precompute_ref_log_probs else "live") if method.start else "none",
     }
     if parameters.constructed:
-        facts["constructed"] = files.read_json(job.out / "constructed.json")
+        facts["constructed"] = files.read_json(job.out / "constructed" / "facts.json")
     shared.fit(trainer, job, facts, start)
 
 
