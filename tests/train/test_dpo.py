@@ -243,6 +243,35 @@ def test_a_held_out_pair_whose_rejected_answer_is_trained_on_is_kept_apart(
     assert (facts.get("answers_cut"), facts.get("pairs_alike")) == (10, 1)
 
 
+def test_a_pair_that_the_model_cannot_read_whole_is_left_out_and_counted(
+    job: Callable, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Turns are cut one by one; the context of 512 holds no history of any number of them."""
+    made = job(sampled_prompts=9, max_steps=1, max_source_length=56, max_target_length=56)
+    said = {"content": rows[0]["chosen"][0]["content"] * 20}
+    history = [said | {"role": role} for role in ("user", "assistant")]
+    asked = [row | {"split": "train" if place < 4 else "heldout"} for place, row in enumerate(rows)]
+    asked[1] = asked[1] | {"prompt": history * 6 + asked[1]["prompt"]}
+    asked[5] = asked[5] | {"prompt": history * 6 + asked[5]["prompt"]}
+    # This one fits, with its own short answers but with no longer one.
+    asked[6] = asked[6] | {
+        "prompt": [*history * 4, {"role": "user", "content": "痛"}],
+        "chosen": [{"role": "assistant", "content": "是"}],
+        "rejected": [{"role": "assistant", "content": "否"}],
+    }
+    files.write_jsonl(tmp_path / "dpo.jsonl", asked)
+    dpo.work(made)
+    dpo.score(made)
+    facts, scores = (files.read_json(tmp_path / name) for name in ("facts.json", "heldout.json"))
+    assert (facts["pairs"], facts.get("pairs_too_long")) == (3, 1)
+    assert (facts["pairs_heldout"], facts.get("pairs_heldout_too_long")) == (2, 1)
+    assert len(scores["policy_chosen"]) == 2
+    assert files.read_json(tmp_path / "behaviour.json")["prompts"] == [asked[4]["prompt"]]
+    files.write_jsonl(tmp_path / "dpo.jsonl", [asked[1]])
+    with pytest.raises(QilinError, match=r"dpo.jsonl: no pair to train on .*'pairs_too_long': 1"):
+        dpo.work(made)
+
+
 def test_without_heldout_pairs_everything_is_written_empty(
     job: Callable, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
