@@ -19,12 +19,12 @@ from qilin_lib import files, runs
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import store
-from qilin_lib.tokens.template import IGNORE, Template
+from qilin_lib.tokens.template import Template
 from qilin_lib.train import behaviour, checkpoints, construction, methods, pairs
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train.alarms import alarms
-from qilin_lib.train.heldout import label_count, moments, sequence_logprobs
+from qilin_lib.train.heldout import label_count, labelled, moments, sequence_logprobs
 
 Pair = dict[str, list[int]]
 # What `heldout.moments` calls before and after training is here the reference and the policy.
@@ -226,8 +226,3 @@ def score(job: SimpleNamespace) -> None:
     facts["alarms"] = told + [one for one in facts["alarms"] if one not in told]
     files.write_json(job.out / "facts.json", facts)
     files.write_json(job.out / "heldout.json", scores)
-
-
-def labelled(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
-    """(ids, labels) with loss on the answer alone."""
-    return prompt + answer, [IGNORE] * len(prompt) + answer
