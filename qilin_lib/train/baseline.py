@@ -104,6 +104,7 @@ def work(job: SimpleNamespace) -> None:
         model, tokenizer = shared.prepare_model(p, weights)
         coded = store.rows(job.paths, tokenizer)
         training, counts = sft.examples(coded, [1] * len(coded), job.template, tokenizer, p)
+        sft.check_context(job, training)
     if not training:
         raise QilinError(f"{job.paths.data}: no pair fits max_source_length and max_target_length; by source: {counts}")
     trainer = (make_sequence_trainer if sequences else sft.make_trainer)(job, model, tokenizer, training)

@@ -111,11 +111,9 @@ def work(job: SimpleNamespace) -> None:
     """The child's part: train; facts.json last."""
     model, tokenizer = prepare_model(job.parameters, job.paths.weights)
     training, counts = pairs.training(job, tokenizer, pair)
-    if not training:
-        raise QilinError(f"{job.paths.data}: holds no pair of split 'train' to learn rewards from")
-    held, apart = pairs.heldout(job.paths, tokenizer)
+    _, left_out = pairs.heldout(job, tokenizer, pair)
     trainer = make_trainer(job, model, tokenizer, training)
-    shared.fit(trainer, job, counts | {"pairs_heldout": len(held), "pairs_heldout_apart": apart})
+    shared.fit(trainer, job, counts | left_out)
 
 
 def score(job: SimpleNamespace) -> None:
@@ -123,7 +121,7 @@ def score(job: SimpleNamespace) -> None:
     folder = trained(job.out)
     model = load(folder, job.parameters.dtype, launch.device(job.parameters))
     tokenizer = load_tokenizer(folder)
-    rows, _ = pairs.heldout(job.paths, tokenizer)
+    rows, _ = pairs.heldout(job, tokenizer, pair)
     rows.numbers = np.array(sft.spread(rows.numbers, job.parameters.max_heldout), dtype=np.int64)
     held = [pair(row, job.template, tokenizer, job.parameters) for row in rows]
     read = {side: rewards(model, [one[f"{side}_ids"] for one in held], job.parameters.batch_size) for side in SIDES}
