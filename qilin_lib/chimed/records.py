@@ -48,7 +48,8 @@ class Disease(NamedTuple):
 class Preference(NamedTuple):
     """A triplet for DPO: the prompt's turns (user first, user last), the preferred and the rejected response (paper
     §3.3.1), and the system's text before the prompt, or "". `others`: further answers of a ranked list, the best first;
-    the sources' `units` makes pairs of them, so that no record that is built has any.
+    the sources' `units` makes pairs of them, so that no record that is built has any. `place`: the number of such a
+    pair in its list, where equal ones have one number; 0 for a pair that was found as one.
     """
 
     prompt: tuple[str, ...]
@@ -56,6 +57,7 @@ class Preference(NamedTuple):
     rejected: str
     system: str = ""
     others: tuple[str, ...] = ()
+    place: int = 0
 
 
 Payload = Passage | Dialogue | Exam | Disease | Preference
@@ -109,7 +111,8 @@ def mapped(payload: Payload, change: Callable[[list[str]], list[str]]) -> Payloa
         case Preference(prompt, _, _, system):
             first, last = bool(system), bool(system) + len(prompt)
             chosen, rejected, *others = new[last:]
-            return Preference(tuple(new[first:last]), chosen, rejected, new[0] if system else "", tuple(others))
+            prompt, system = tuple(new[first:last]), new[0] if system else ""
+            return Preference(prompt, chosen, rejected, system, tuple(others), payload.place)
 
 
 def strings(payload: Payload) -> list[str]:

@@ -29,7 +29,7 @@ from qilin_lib.schema import Strict
 PARENTS = chains.graph(chains.DEFAULT)
 # By notebook. Raise a number by hand in the commit that moves its results; golden and byte tests say when.
 VERSION = dict.fromkeys(PARENTS, 2) | {
-    "01_build_chimed": 7,
+    "01_build_chimed": 8,
     "05_dpo": 3,
     "06_eval": 7,
     "08_rlhf": 4,
