@@ -101,10 +101,9 @@ def work(job: SimpleNamespace) -> None:
         read = Counter(row["source"] for row in rows)
         counts = {source: {"read": count, "used": count} for source, count in read.items()}
     else:
-        model, tokenizer = shared.prepare_model(p, weights)
+        model, tokenizer = shared.prepare_model(sft.within_context(job), weights)
         coded = store.rows(job.paths, tokenizer)
         training, counts = sft.examples(coded, [1] * len(coded), job.template, tokenizer, p)
-        sft.check_context(job, training)
     if not training:
         raise QilinError(f"{job.paths.data}: no pair fits max_source_length and max_target_length; by source: {counts}")
     trainer = (make_sequence_trainer if sequences else sft.make_trainer)(job, model, tokenizer, training)

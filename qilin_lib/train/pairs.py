@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,6 @@ from typing import Any
 import numpy as np
 
 from qilin_lib.errors import QilinError
-from qilin_lib.models.examine import context
-from qilin_lib.models.shapes import shape
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import corpus, store
 from qilin_lib.tokens.store import Store
@@ -38,11 +35,6 @@ def encoded(
     return template.encode_with_labels(messages, tokenizer, *limits, add_generation_prompt=opened)[0]
 
 
-def reads(weights: Path) -> float:
-    """Tokens that the model in a folder can read at once."""
-    return context(shape(weights)) or math.inf
-
-
 def too_long(made: Pair, limit: float) -> bool:
     """Whether a prompt with the longer of its answers has more than `limit` tokens: turns are cut, not counted."""
     return len(made.get("prompt_ids", ())) + max(len(made[f"{side}_ids"]) for side in SIDES) > limit
@@ -54,7 +46,7 @@ def heldout(job: Any, tokenizer: Any, pair: Tokenise) -> tuple[Store, dict[str, 
     is no merit), and without those that the model cannot read whole."""
     rejected = lambda row: row["rejected"][-1]["content"].tobytes()  # noqa: E731
     trained = {rejected(row) for row in store.rows(job.paths, tokenizer, split="train")}
-    held, limit = store.rows(job.paths, tokenizer, split="heldout"), reads(job.paths.weights)
+    held, limit = store.rows(job.paths, tokenizer, split="heldout"), fit.reads(job.paths.weights)
     apart = np.array([rejected(row) in trained for row in held], dtype=bool)
     held.numbers = held.numbers[~apart]
     long = np.array([too_long(pair(row, job.template, tokenizer, job.parameters), limit) for row in held], dtype=bool)
@@ -68,7 +60,7 @@ def training(job: Any, tokenizer: Any, pair: Tokenise) -> tuple[list[Pair], dict
     cannot read whole, answers of more than `max_target_length` tokens, and pairs that are equal where they were cut).
     QilinError if none is left."""
     rows, parameters = store.rows(job.paths, tokenizer, split="train"), job.parameters
-    limit = reads(job.paths.weights)
+    limit = fit.reads(job.paths.weights)
     made, answers_cut = [], 0
     for row in rows:
         own = pair(row, job.template, tokenizer, parameters)

@@ -235,7 +235,7 @@ def test_a_dry_run_prints_what_a_shell_would_run_and_ends(
     folder = tmp_path / "my runs"
     monkeypatch.setenv("QILIN_RUNS_DIR", str(folder))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(launch, "available_gpus", lambda: pytest.fail("torch was asked"))
+    monkeypatch.setattr("torch.cuda.device_count", lambda: pytest.fail("torch was asked"))
     with pytest.raises(SystemExit) as ended:
         launch.dry_run(wanted(8, dry_run=True))
     assert ended.value.code == 0 and not folder.exists()
@@ -267,7 +267,7 @@ def test_a_dry_run_for_nodes_leaves_the_master_s_name_to_the_shell(capsys: pytes
     ],
 )
 def test_too_many_gpus_is_one_sentence(monkeypatch: pytest.MonkeyPatch, found: int, sentence: str) -> None:
-    monkeypatch.setattr(launch, "available_gpus", lambda: found)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: found)
     with pytest.raises(QilinError) as refused:
         launch.check_gpus(wanted(4))
     assert str(refused.value) == sentence

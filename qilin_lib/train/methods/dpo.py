@@ -199,7 +199,7 @@ def score(job: SimpleNamespace) -> None:
     p, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
     lines, held, _ = heldout_pairs(job, tokenizer)
     # An answer of any length must fit behind them.
-    room = pairs.reads(job.paths.weights) - p.max_target_length
+    room = shared.reads(job.paths.weights) - p.max_target_length
     some = [place for place, one in enumerate(held) if len(one["prompt_ids"]) <= room][: p.sampled_prompts]
     asked = [held[place]["prompt_ids"] for place in some]
     sides = {s: [labelled(one["prompt_ids"], one[f"{s}_ids"]) for one in held] for s in pairs.SIDES}

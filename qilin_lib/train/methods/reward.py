@@ -28,8 +28,6 @@ from qilin_lib.train import launch, pairs
 from qilin_lib.train.methods import METHODS, sft
 from qilin_lib.train.pairs import SIDES
 
-Pair = dict[str, list[int]]
-
 
 def train(stage: Stage) -> dict[str, Any]:
     """Train the reward model on what SFT left in a child process, into `reward/` of 08's folder; returns its facts."""
@@ -66,7 +64,7 @@ def sequence(messages: list[Message], answer: str, template: Template, tokenizer
     return pairs.encoded([*messages, {"role": "assistant", "content": answer}], template, tokenizer, parameters)
 
 
-def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> Pair:
+def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> pairs.Pair:
     """{chosen_ids, rejected_ids} of one triplet: prompt and answer as `sequence` gives them."""
     return {f"{side}_ids": pairs.encoded(row["prompt"] + row[side], template, tokenizer, parameters) for side in SIDES}
 

@@ -18,9 +18,7 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.models.examine import context
 from qilin_lib.models.load import load_tokenizer
-from qilin_lib.models.shapes import shape
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import bins, corpus, store
 from qilin_lib.tokens.template import IGNORE, Message, Template, text_ids
@@ -183,20 +181,15 @@ def make_trainer(
     return shared.causal_trainer(job, model, training, rows, p.packing is True, train_sampling_strategy=order)
 
 
-def check_context(job: SimpleNamespace, made: Examples) -> None:
-    """QilinError for an example longer than the model can read: it was never trained there, or has no position."""
-    p, limit = job.parameters, context(shape(job.paths.weights))
-    longest = p.max_length if p.packing == "naive" else made.tokens.max(initial=0)
-    if limit and longest > limit:
-        raise QilinError(
-            f"{p.notebook}: a text of {longest} tokens, but the model reads {limit}; nearest valid: max_length = "
-            f"{limit}, or a lower max_source_length and max_target_length"
-        )
+def within_context(job: SimpleNamespace) -> Any:
+    """The job's parameters, with a `max_length` of no more tokens than the model reads."""
+    job.parameters.max_length = min(job.parameters.max_length, shared.reads(job.paths.weights))
+    return job.parameters
 
 
 def work(job: SimpleNamespace) -> None:
     """The child's part: train; facts.json last."""
-    p = job.parameters
+    p = within_context(job)
     model, tokenizer = shared.prepare_model(p, job.paths.weights)
     rows = store.rows(job.paths, tokenizer, split="train")
     often = repeats(rows.sources(), p.source_weights, p.seed)
@@ -207,7 +200,6 @@ def work(job: SimpleNamespace) -> None:
     if p.one_stage:
         often = often * p.one_stage["sft_epochs"]
     training, counts = examples(rows, often, job.template, tokenizer, p)
-    check_context(job, training)
     useful = int(training.learned.sum())
     if not training:
         raise QilinError(f"{job.paths.data}: nothing to learn from; conversations by source: {counts}")
@@ -219,6 +211,7 @@ def work(job: SimpleNamespace) -> None:
     facts = {
         "examples": len(training),
         "examples_left_out": left_out,
+        "max_length": p.max_length,
         "assistant_tokens": useful,
         "sources": counts,
     }
@@ -235,7 +228,6 @@ def with_passages(
     passages, sources = one_stage.passages(job, tokenizer)
     rows = store.temporary(passages, tokenizer)
     made, _ = examples(rows, [1] * len(rows), job.template, tokenizer, job.parameters)
-    check_context(job, made)
     if len(made) != len(rows):
         raise RuntimeError(f"{len(rows) - len(made)} passages were left out, though each was made to fit")
     weights = one_stage.weights(rows.sources(), settings)
@@ -258,10 +250,10 @@ def score(job: SimpleNamespace) -> None:
     """
     chosen: dict[str, list[Example]] = {}
     result: dict[str, Any] = {}
-    tokenizer = load_tokenizer(job.paths.weights)
+    p, tokenizer = within_context(job), load_tokenizer(job.paths.weights)
     for part in ("medical", "general"):
-        taken = spread(store.rows(job.paths, tokenizer, split="heldout", part=part), job.parameters.max_heldout)
-        coded = [encode(row["messages"], job.template, tokenizer, job.parameters) for row in taken]
+        taken = spread(store.rows(job.paths, tokenizer, split="heldout", part=part), p.max_heldout)
+        coded = [encode(row["messages"], job.template, tokenizer, p) for row in taken]
         chosen[part] = [example for example in coded if example]
         result[part] = {
             "source": [row["source"] for row, example in zip(taken, coded, strict=True) if example],
