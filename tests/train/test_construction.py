@@ -123,6 +123,8 @@ def built(place: SimpleNamespace, ranks: Callable, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(fit, "arguments", without_gpu)
     monkeypatch.setattr(DPOTrainer, "_precompute_ref_logps", no_columns)
     monkeypatch.setattr(dpo, "step_zero", lambda *_: {})
+    # The profiles' lengths are for longer contexts than these weights have.
+    monkeypatch.setattr(fit, "reads", lambda _: 10**6)
     monkeypatch.setattr(sft, "with_passages", lambda job, tokenizer, training: (training, {}))
 
     def build(parameters: SimpleNamespace, module: Any, **paths: Path) -> tuple[Any, list[dict[str, Any]]]:
