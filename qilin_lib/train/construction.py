@@ -21,7 +21,7 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.params import ROOT, failure_sentence
 from qilin_lib.progress import live_line
-from qilin_lib.runs import Stage
+from qilin_lib.runs import Stage, runs_dir
 from qilin_lib.strict import Part
 from qilin_lib.tokens.template import Message
 from qilin_lib.train import behaviour, launch, pairs
@@ -190,8 +190,6 @@ def construct(
 
 def outside(settings: Any) -> dict[str, dict[str, Path]]:
     """{kind: {name: path}} of the files that a construction reads from outside its run."""
-    from qilin_lib.runs import runs_dir
-
     found = {"rules": {name: (ROOT / name) for name in settings.rules}}
     if "reward_ranked" in settings.strategies:
         pools = sorted((runs_dir() / str(settings.pool) / "08_rlhf" / "rejection").glob("round*/pool.jsonl"))

@@ -294,9 +294,6 @@ def log_callback(out: Path) -> Any:
     return JsonLog()
 
 
-# --- what is left -----------------------------------------------------------------------------------------------------
-
-
 def save(trainer: Any, job: SimpleNamespace) -> None:
     """Write adapter/ or model/ below `job.out`; called by every process (ZeRO gathers), written by the first. Nothing
     is pickled: the trainer's own `save_model` would add training_args.bin. No training step may follow."""

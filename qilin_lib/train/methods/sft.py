@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.errors import QilinError, nearest
+from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import bins, corpus, store
@@ -100,14 +100,9 @@ def repeats(sources: Sequence[str], weights: Mapping[str, float] | None, seed: i
     """
     names = np.array(sources, dtype=object)
     result = np.ones(len(names), dtype=np.int64)
+    one_stage.check_sources("source_weights", weights or (), sources, "the training split of sft.jsonl")
     for source, weight in (weights or {}).items():
         places = np.flatnonzero(names == source)
-        if not len(places):
-            there = sorted(set(sources))
-            raise QilinError(
-                f"source_weights: '{source}' is no source of the training split of sft.jsonl"
-                f"{nearest(source, there)}; there are {there}"
-            )
         if weight < 0 or not math.isfinite(weight):
             raise QilinError(f"source_weights: {source} = {weight} is no number of times; nearest valid: 0 (none)")
         result[places] = int(weight)
