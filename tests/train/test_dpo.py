@@ -272,6 +272,16 @@ def test_a_pair_that_the_model_cannot_read_whole_is_left_out_and_counted(
         dpo.work(made)
 
 
+def test_of_many_held_out_pairs_some_of_every_source_are_scored(
+    job: Callable, rows: list[dict[str, Any]], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """dpo.jsonl is in order of sources."""
+    held = sorted(({**row, "split": "heldout"} for row in rows), key=lambda row: row["source"])
+    files.write_jsonl(tmp_path / "dpo.jsonl", held)
+    lines, found, _ = dpo.heldout_pairs(job(max_heldout=2), tiny_tokenizer)
+    assert [row["source"] for row in lines] == ["a", "b"] and len(found) == 2
+
+
 def test_without_heldout_pairs_everything_is_written_empty(
     job: Callable, rows: list[dict[str, Any]], tmp_path: Path
 ) -> None:
