@@ -278,8 +278,8 @@ def test_of_many_held_out_pairs_some_of_every_source_are_scored(
     """dpo.jsonl is in order of sources."""
     held = sorted(({**row, "split": "heldout"} for row in rows), key=lambda row: row["source"])
     files.write_jsonl(tmp_path / "dpo.jsonl", held)
-    lines, found, _ = dpo.heldout_pairs(job(max_heldout=2), tiny_tokenizer)
-    assert [row["source"] for row in lines] == ["a", "b"] and len(found) == 2
+    lines, found, _ = dpo.heldout_pairs(job(max_heldout=3), tiny_tokenizer)
+    assert [row["source"] for row in lines] == ["a", "a", "b"] and len(found) == 3
 
 
 def test_without_heldout_pairs_everything_is_written_empty(

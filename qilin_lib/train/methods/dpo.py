@@ -25,6 +25,7 @@ from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train.alarms import alarms
 from qilin_lib.train.heldout import label_count, labelled, moments, sequence_logprobs
+from qilin_lib.train.methods import sft
 
 Pair = dict[str, list[int]]
 # What `heldout.moments` calls before and after training is here the reference and the policy.
@@ -147,7 +148,7 @@ def work(job: SimpleNamespace) -> None:
 def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]], list[Pair], dict[str, int]]:
     """(lines of the file, tokenised pairs, counts of `pairs.heldout`) of the held-out split, at most `max_heldout`."""
     rows, counts = pairs.heldout(job, tokenizer, pair)
-    rows.numbers = rows.numbers[: job.parameters.max_heldout]
+    rows.numbers = np.array(sft.spread(rows.numbers, job.parameters.max_heldout), dtype=np.int64)
     lines = list(store.lines(job.paths.data, rows.numbers))
     return lines, [pair(row, job.template, tokenizer, job.parameters) for row in rows], counts
 
