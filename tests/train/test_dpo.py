@@ -483,22 +483,6 @@ def test_a_wrong_reference_stops_kto_before_step_1(method_job: Callable, triples
         dpo.step_zero(trainer, pairs, 0.5)
 
 
-@pytest.mark.parametrize(
-    ("given", "nearest"),
-    [
-        ({"method": "kto", "label_smoothing": 0.1}, "label_smoothing: 0.0"),
-        ({"method": "orpo", "rpo_alpha": 1.0}, "rpo_alpha: null"),
-        ({"method": "kto", "precompute_ref_log_probs": True}, "precompute_ref_log_probs: false"),
-        ({"method": "orpo", "precompute_ref_log_probs": True}, "precompute_ref_log_probs: false"),
-        ({"method": "ktoo"}, "did you mean 'kto'"),
-    ],
-)
-def test_what_only_dpo_has_is_refused(given: dict[str, Any], nearest: str) -> None:
-    with pytest.raises(QilinError) as error:
-        params.load("05_dpo", given)
-    assert nearest in str(error.value)
-
-
 def test_a_row_is_called_by_its_method() -> None:
     paper = {"name": "baichuan-inc/Baichuan-7B", "source": "hub", **names.PAPER_SIZE}
     told = names.describe(paper, {"dpo": {"method": "kto"}})
