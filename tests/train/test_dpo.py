@@ -13,7 +13,7 @@ import pytest
 from helpers.trainings import job as job_of
 from helpers.trainings import shifted, token_logprobs, triplets
 
-from qilin_lib import files, params
+from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models import names
 from qilin_lib.models.load import load_model
