@@ -38,8 +38,11 @@ from qilin_lib.schema import Build
 
 PARTS = (*TRAINING_SETS, "dropped")
 # A candidate as the whole corpus is judged: its row in the batch, number of the unit in its source, sets that may keep
-# it (bit mask over TRAINING_SETS), who is held out, characters of a passage's title (-1: no running text).
-CANDIDATE = np.dtype([("row", "<i4"), ("number", "<i8"), ("sets", "u1"), ("draw", "<f8"), ("heading", "<i4")])
+# it (bit mask over TRAINING_SETS), who is held out, characters of a passage's title (-1: no running text), place of a
+# pair in its ranked list.
+CANDIDATE = np.dtype(
+    [("row", "<i4"), ("number", "<i8"), ("sets", "u1"), ("draw", "<f8"), ("heading", "<i4"), ("place", "<i4")]
+)
 # The fields of an Entry that are kept, its first ones.
 STORED = ("number", "sets", "file", "line", "lost", "shown", "deidentified", "benchmark", "rule", "head", "bodies")
 # What `lines` returns.
@@ -227,12 +230,16 @@ def identity(source: str, number: int) -> str:
     return f"{source}-{number:06d}"
 
 
-def _candidate(row: int, entry: Entry, seed: int) -> tuple[int, int, int, float, int]:
+def _candidate(row: int, entry: Entry, seed: int) -> tuple[int, int, int, float, int, int]:
     mask = sum(1 << TRAINING_SETS.index(name) for name in entry.bodies)
+    text, place = entry.text, getattr(entry.payload, "place", 0)
+    if place:
+        # The pairs of a ranked list are held out together.
+        text = records.content(entry.payload._replace(chosen="", rejected=""))
     # Uniform in [0, 1) by the record's own text: who is held out does not change when other records come or go.
-    digest = hashlib.sha256(f"{seed}\n{entry.text}".encode()).digest()
+    digest = hashlib.sha256(f"{seed}\n{text}".encode()).digest()
     heading = len(entry.payload.title) + bool(entry.payload.title) if isinstance(entry.payload, Passage) else -1
-    return row, entry.number, mask, int.from_bytes(digest[:6], "big") / 2**48, heading
+    return row, entry.number, mask, int.from_bytes(digest[:6], "big") / 2**48, heading, place
 
 
 def _write_entries(stem: Path, entries: Sequence[Entry]) -> None:

@@ -48,7 +48,8 @@ class Disease(NamedTuple):
 class Preference(NamedTuple):
     """A triplet for DPO: the prompt's turns (user first, user last), the preferred and the rejected response (paper
     §3.3.1), and the system's text before the prompt, or "". `others`: further answers of a ranked list, the best first;
-    the sources' `units` makes pairs of them, so that no record that is built has any.
+    the sources' `units` makes pairs of them, so that no record that is built has any. `place`: the number of such a
+    pair in its list, where equal ones have one number; 0 for a pair that was found as one.
     """
 
     prompt: tuple[str, ...]
@@ -56,6 +57,7 @@ class Preference(NamedTuple):
     rejected: str
     system: str = ""
     others: tuple[str, ...] = ()
+    place: int = 0
 
 
 Payload = Passage | Dialogue | Exam | Disease | Preference
@@ -106,7 +108,7 @@ def _texts(payload: Payload) -> dict[str, Any]:
     """The fields that hold a payload's text, in its order, without a system text that is empty."""
     values = payload._asdict()
     system = values.pop("system", "")
-    for name in ("wordings", "origins"):
+    for name in ("wordings", "origins", "place"):
         values.pop(name, None)
     return {"system": system} | values if system else values
 

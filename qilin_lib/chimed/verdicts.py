@@ -20,9 +20,9 @@ class Corpus:
     """All candidates in corpus order, and what becomes of them in each set.
 
     Arrays [n]: `number` (unit in its source), `draw` (uniform by text), `heading` (characters of a passage's title, -1:
-    no running text), `medical`; `state` {set: int8 [n]}, and `keeper` {set: of which candidate it is a duplicate}.
-    `stems`, `sources` [batches]: stem and source of each batch, whose candidates are those from starts[batch] to
-    starts[batch + 1].
+    no running text), `place` (of a pair in its ranked list), `medical`; `state` {set: int8 [n]}, and `keeper` {set: of
+    which candidate it is a duplicate}. `stems`, `sources` [batches]: stem and source of each batch, whose candidates
+    are those from starts[batch] to starts[batch + 1].
     """
 
     def __init__(self, refined: Iterable[tuple[Path, str]]) -> None:
@@ -32,7 +32,9 @@ class Corpus:
         batches = [np.load(stem.with_suffix(".candidates.npy")) for stem in self.stems]
         self.starts = np.cumsum([0, *map(len, batches)])
         table = np.concatenate([np.empty(0, CANDIDATE), *batches])
-        self.number, self.draw, self.heading = (table[name] for name in ("number", "draw", "heading"))
+        self.number, self.draw, self.heading, self.place = (
+            table[name] for name in ("number", "draw", "heading", "place")
+        )
         medical = [BY_NAME[name].part == "medical" for name in self.sources]
         self.medical = np.repeat(np.array(medical, bool), np.diff(self.starts))
         masks = {name: table["sets"] & (1 << bit) for bit, name in enumerate(TRAINING_SETS)}
@@ -44,7 +46,9 @@ class Corpus:
         return np.flatnonzero((self.state[name] == TRAIN) | (self.state[name] == HELDOUT))
 
     def deduplicate(self, group: np.ndarray) -> None:
-        """The first of each `group` (equal numbers, [n]) of near-duplicates stays, in each set that has some of it."""
+        """The first of each `group` (equal numbers, [n]) of near-duplicates stays, in each set that has some of it. The
+        pairs of a ranked list share question and answers, and none is a copy of another."""
+        group = group * (self.place.max(initial=0) + 1) + self.place
         for name, state in self.state.items():
             members = np.flatnonzero(state)
             _, firsts, which = np.unique(group[members], return_index=True, return_inverse=True)

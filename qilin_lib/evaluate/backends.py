@@ -20,6 +20,7 @@ from qilin_lib.models import decode
 from qilin_lib.models.examine import context as longest
 from qilin_lib.tokens.template import tag_ids
 from qilin_lib.train import sampling
+from qilin_lib.train.heldout import labelled, sequence_logprobs
 
 MASKED = ("sdpa", "eager")
 PACK_TOKENS = 512
@@ -129,20 +130,14 @@ class TransformersBackend:
 
     def reference_logprobs(self, prompts: Sequence[Prompt], references: Sequence[str]) -> list[tuple[float, int]]:
         """(natural log-probability as the whole reply, characters) of each reference, of a long one the beginning that
-        fits into the context behind its prompt. Each is read alone."""
-        import torch
-
-        found = []
+        fits into the context behind its prompt."""
+        sequences, characters = [], []
         for prompt, reference in zip(prompts, references, strict=True):
             ids = self.tokenizer.encode(reference, add_special_tokens=False)
             fitting = ids[: self.context - len(prompt.ids)]
-            text = reference if fitting == ids else self.tokenizer.decode(fitting)
-            whole = torch.tensor([[*prompt.ids, *fitting]], device=self.device)
-            with torch.inference_mode():
-                logits = self.model(input_ids=whole, use_cache=False, logits_to_keep=len(fitting) + 1).logits[0, :-1]
-            likely = logits.float().log_softmax(-1).gather(-1, whole[0, len(prompt.ids) :, None])
-            found.append((likely.sum().item(), len(text)))
-        return found
+            characters.append(len(reference if fitting == ids else self.tokenizer.decode(fitting)))
+            sequences.append(labelled(prompt.ids, fitting))
+        return list(zip(sequence_logprobs(self.model, sequences).tolist(), characters, strict=True))
 
     def _chooser(self, asked: list[list[int]]) -> decode.Choose:
         """Who takes the next tokens: the likeliest, or a draw whose noise is each prompt's own."""

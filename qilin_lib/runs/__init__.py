@@ -30,10 +30,10 @@ PARENTS = chains.graph(chains.DEFAULT)
 # By notebook. Raise a number by hand in the commit that moves its results; golden and byte tests say when.
 VERSION = dict.fromkeys(PARENTS, 2) | {
     "01_build_chimed": 8,
-    "05_dpo": 3,
+    "05_dpo": 4,
     "06_eval": 8,
     "08_rlhf": 4,
-    "09_bias": 7,
+    "09_bias": 8,
 }
 # Timings differ between two makings of the same bytes; equal bytes keep children valid.
 UNSTABLE = (".log", "log.jsonl", "facts.json")

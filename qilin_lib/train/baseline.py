@@ -101,7 +101,7 @@ def work(job: SimpleNamespace) -> None:
         read = Counter(row["source"] for row in rows)
         counts = {source: {"read": count, "used": count} for source, count in read.items()}
     else:
-        model, tokenizer = shared.prepare_model(p, weights)
+        model, tokenizer = shared.prepare_model(sft.within_context(job), weights)
         coded = store.rows(job.paths, tokenizer)
         training, counts = sft.examples(coded, [1] * len(coded), job.template, tokenizer, p)
     if not training:

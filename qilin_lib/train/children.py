@@ -18,7 +18,6 @@ from qilin_lib.runs import locks
 MARK = "QILIN_JOB"
 # torch prints "[rank1]: " before a traceback once the ranks have met.
 _ERROR = re.compile(r"^(?:\[rank(\d+)\]: )?[A-Za-z_.]*(?:Error|Exception|Interrupt)\b.*", re.MULTILINE)
-
 # What objects and threads complain of as the process leaves.
 _AFTER = re.compile(r"^Exception (?:ignored in|in thread)\b.*\n(?:Traceback .*\n)?(?: +.*\n)*.*", re.MULTILINE)
 

@@ -9,7 +9,6 @@ arXiv 2408.12579, whose own way to make its pairs is not public).
 from __future__ import annotations
 
 import random
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,11 +21,13 @@ from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.params import ROOT, failure_sentence
 from qilin_lib.progress import live_line
-from qilin_lib.runs import Stage
+from qilin_lib.runs import Stage, runs_dir
 from qilin_lib.strict import Part
-from qilin_lib.tokens.template import Message, template_of
+from qilin_lib.tokens.template import Message
 from qilin_lib.train import behaviour, launch, pairs
 from qilin_lib.train import fit as shared
+from qilin_lib.train import job as jobs
+from qilin_lib.train.methods import METHODS
 from qilin_lib.train.questions import is_question
 
 # prompt, chosen, rejected, and the id of the conversation that they are from.
@@ -189,8 +190,6 @@ def construct(
 
 def outside(settings: Any) -> dict[str, dict[str, Path]]:
     """{kind: {name: path}} of the files that a construction reads from outside its run."""
-    from qilin_lib.runs import runs_dir
-
     found = {"rules": {name: (ROOT / name) for name in settings.rules}}
     if "reward_ranked" in settings.strategies:
         pools = sorted((runs_dir() / str(settings.pool) / "08_rlhf" / "rejection").glob("round*/pool.jsonl"))
@@ -203,55 +202,41 @@ def outside(settings: Any) -> dict[str, dict[str, Path]]:
 
 
 def prepare(stage: Stage) -> Path:
-    """pairs.jsonl of the stage, made in a child process unless it is there; constructed.json says what was made."""
-    target, show = stage.dir / "pairs.jsonl", live_line()
+    """pairs.jsonl of the stage, made by a process of its own unless it is there; facts.json beside it says what was
+    made."""
+    folder, show = stage.dir / "constructed", live_line()
     stage.begin(show)
-    if stage.up_to_date or target.exists():
-        return target
-    chimed, note = stage.parent("01_build_chimed"), stage.dir / "construct_job.json"
-    read = outside(stage.parameters.constructed)
-    job = {
-        "parameters": stage.parameters.model_dump(mode="json"),
-        "sft": str(chimed / "sft.jsonl"),
-        "dpo": str(chimed / "dpo.jsonl"),
-        "base": str(shared.weights_of(stage, "02_tokenize")),
-        "out": str(stage.dir),
-        **template_of(files.read_json(stage.parent("02_tokenize") / "base.json")).described,
-        **{kind: [str(path) for path in paths.values()] for kind, paths in read.items()},
-    }
-    files.write_json(note, job)
-    command = launch.plain("qilin_lib.train.construction", note)
-    launch.run(command, stage.dir / "construct.log", show, stage.parameters.gpus)
-    note.unlink()
-    return target
+    if not stage.up_to_date:
+        chimed = stage.parent("01_build_chimed")
+        paths = {"sft": chimed / "sft.jsonl", "dpo": chimed / "dpo.jsonl"}
+        paths["base"] = shared.weights_of(stage, "02_tokenize")
+        parameters = stage.parameters.model_dump(mode="json")
+        alone = {"gpus": min(1, stage.parameters.gpus), "nproc_per_node": None, "nodes": 1, "deepspeed": None}
+        jobs.run(stage, METHODS["construction"], folder, parameters | alone, paths, show)
+    return folder / "pairs.jsonl"
 
 
-def work(path: str | Path) -> None:
-    """The child's part: pairs.jsonl last."""
-    job = files.read_json(path)
-    p, out = SimpleNamespace(**job["parameters"]), Path(job["out"])
-    settings, template = p.constructed, template_of(job)
+def work(job: SimpleNamespace) -> None:
+    """The child's part: pairs.jsonl, then facts.json."""
+    p, settings = job.parameters, SimpleNamespace(**job.parameters.constructed)
 
     def answer(prompts: list[list[Message]]) -> list[str]:
-        tokenizer = load_tokenizer(job["base"])
-        model = load_model(job["base"], p.dtype, device=launch.device(p)).eval()
-        asked = [pairs.encoded(prompt, template, tokenizer, p, opened=True) for prompt in prompts]
+        tokenizer = load_tokenizer(job.paths.base)
+        model = load_model(job.paths.base, p.dtype, device=launch.device(p)).eval()
+        asked = [pairs.encoded(prompt, job.template, tokenizer, p, opened=True) for prompt in prompts]
         return behaviour.answers(model, tokenizer, asked, p.max_target_length)["texts"]
 
-    rules = [read_rule(Path(name)) for name in job["rules"]]
-    pool = [row for name in job.get("pool", ()) for row in files.read_jsonl(name)]
-    rows = list(files.read_jsonl(job["sft"]))
+    read = outside(settings)
+    rules = [read_rule(path) for path in read["rules"].values()]
+    pool = [row for path in read.get("pool", {}).values() for row in files.read_jsonl(path)]
     more = {"rules": rules, "pool": pool, "answer": answer}
-    made, counts = construct(rows, settings["strategies"], p.seed, settings["heldout_share"], **more)
-    if settings["given"]:
-        own = [row | {"strategy": GIVEN} for row in files.read_jsonl(job["dpo"])]
+    rows = list(files.read_jsonl(job.paths.sft))
+    made, counts = construct(rows, settings.strategies, p.seed, settings.heldout_share, **more)
+    if settings.given:
+        own = [row | {"strategy": GIVEN} for row in files.read_jsonl(job.paths.dpo)]
         counts[GIVEN] = {"used": len(own), "heldout": sum(row["split"] == "heldout" for row in own)}
         made = [*own, *made]
     if not any(row["split"] == "train" for row in made):
         raise QilinError(f"constructed: no pair to train on; {counts}; nearest valid: given: true, or another strategy")
-    files.write_json(out / "constructed.json", counts)
-    files.write_jsonl(out / "pairs.jsonl", made)
-
-
-if __name__ == "__main__":
-    work(sys.argv[1])
+    files.write_jsonl(job.out / "pairs.jsonl", made)
+    files.write_json(job.out / "facts.json", counts)

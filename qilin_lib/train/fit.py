@@ -6,6 +6,7 @@ A training leaves adapter/ (LoRA, in float32) or model/ (full weights), with tok
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from collections.abc import Callable
@@ -19,9 +20,10 @@ from qilin_lib import chains, files
 from qilin_lib.errors import QilinError
 from qilin_lib.models import adapters, attention
 from qilin_lib.models.base import base_path
+from qilin_lib.models.examine import context
 from qilin_lib.models.load import load_model, load_tokenizer, padding
 from qilin_lib.models.merge import rounded
-from qilin_lib.models.shapes import sizes
+from qilin_lib.models.shapes import shape, sizes
 from qilin_lib.params import ROOT
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.own_template import written
@@ -86,6 +88,11 @@ def weights_of(stage: Stage, parent: str) -> Path:
 def start_of(stage: Stage) -> Path:
     """Folder of what a training of the chain, or 08, starts from."""
     return weights_of(stage, chains.start(stage.parameters.chain, stage.name))
+
+
+def reads(weights: Path) -> float:
+    """Tokens that the model in a folder can read at once."""
+    return context(shape(weights)) or math.inf
 
 
 def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tuple[Any, Any]:
@@ -285,9 +292,6 @@ def log_callback(out: Path) -> Any:
                 launch.report(step=state.global_step, steps=state.max_steps, loss=logs.get("loss"), seconds=seconds)
 
     return JsonLog()
-
-
-# --- what is left -----------------------------------------------------------------------------------------------------
 
 
 def save(trainer: Any, job: SimpleNamespace) -> None:

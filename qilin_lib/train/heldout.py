@@ -84,6 +84,11 @@ def label_count(labels: list[int]) -> int:
     return int(sum(label != IGNORE for label in labels[1:]))
 
 
+def labelled(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
+    """(ids, labels) with loss on the answer alone."""
+    return prompt + answer, [IGNORE] * len(prompt) + answer
+
+
 def documents(texts: list[str], tokenizer: Any, max_length: int) -> list[tuple[list[int], list[int]]]:
     """Texts as (ids, labels): text + EOS, cut to `max_length` tokens, every token but the first predicted."""
     # A tokenizer takes no empty list.

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib import files
+from qilin_lib.models import merge
 from qilin_lib.models.adapters import is_adapter
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
@@ -94,9 +95,6 @@ def run(
     return phases
 
 
-# --- the child --------------------------------------------------------------------------------------------------------
-
-
 def main(path: str, *phases: str) -> None:
     """`python -m qilin_lib.train.job job.json PHASE ...`: what a child does. Several are forked one after the other."""
     if len(phases) == 1:
@@ -129,8 +127,6 @@ def run_phase(phase: str, path: str) -> None:
         module = importlib.import_module(job["module"])
         (module.work if phase == "train" else module.score)(read(path))
         return
-    from qilin_lib.models import merge
-
     folder, quantised = Path(job["start"]), job["parameters"]["finetuning"] == "qlora"
     siblings = sorted(folder.parent.parent.glob("*/start"))
     weights, kept = merge.start(Path(job["paths"]["weights"]), folder, quantised, siblings)

@@ -30,21 +30,18 @@ TRAINS = "qilin_lib.train.job"
 UNSET = "$MASTER_ADDR"
 
 
-def available_gpus() -> int:
-    """CUDA devices that torch can see; no CUDA context is made."""
-    import torch
-
-    return torch.cuda.device_count()
-
-
 def device(parameters: Any) -> str:
     """Where this process computes: the GPU of its number on the node, the first if it is alone, or the CPU."""
     return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if parameters.gpus else "cpu"
 
 
 def check_gpus(parameters: Any) -> None:
-    """QilinError with one sentence when more GPUs are asked for than this machine has."""
-    if parameters.gpus and parameters.gpus > (found := available_gpus()):
+    """QilinError with one sentence when more GPUs are asked for than this machine has; no CUDA context is made."""
+    if not parameters.gpus:
+        return
+    import torch
+
+    if parameters.gpus > (found := torch.cuda.device_count()):
         raise QilinError(
             f"{parameters.notebook}: gpus = {parameters.gpus}, but this machine has {found} CUDA "
             f"device{'s' * (found != 1)}; nearest valid: gpus = {found}{' (the CPU)' * (found == 0)}"

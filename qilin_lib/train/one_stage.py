@@ -2,9 +2,9 @@
 
 HuatuoGPT-II lets an LLM write a question to each passage and rewrite the passage as its answer (`unified`, a file of
 `evaluate.unification`). Without it rules make the instruction from what the record states, and the passage itself is
-the answer, which is weaker. The order is that of its
-public code (FreedomIntelligence/HuatuoGPT-II, 88ddf9a, data_process.py): all examples are drawn once, without
-replacement, each draw in proportion to a weight of its source; 32, 16, 8 or 4 for kinds of passages, 1 for SFT.
+the answer, which is weaker. The order is that of its public code (FreedomIntelligence/HuatuoGPT-II, 88ddf9a,
+data_process.py): all examples are drawn once, without replacement, each draw in proportion to a weight of its source;
+32, 16, 8 or 4 for kinds of passages, 1 for SFT.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import random
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -201,14 +201,17 @@ def weights(sources: Sequence[str] | np.ndarray, one_stage: Mapping[str, Any]) -
     """The sampling weight of every passage, given its source; floats, shape (n,). QilinError for a source in
     `priorities` that is not there."""
     named = one_stage["priorities"] or {}
-    for source in named:
-        if source not in sources:
-            there = sorted(set(sources))
-            raise QilinError(
-                f"one_stage.priorities: '{source}' is no source of the documents that DCPT learns"
-                f"{nearest(source, there)}; there are {there}"
-            )
+    check_sources("one_stage.priorities", named, sources, "the documents that DCPT learns")
     return np.array([named.get(source, one_stage["priority"]) for source in sources], dtype=np.float64)
+
+
+def check_sources(parameter: str, named: Iterable[str], sources: Iterable[str], what: str) -> None:
+    """QilinError for a source that a parameter names and that is not there."""
+    there = sorted(set(sources))
+    for source in named:
+        if source not in there:
+            near = nearest(source, there)
+            raise QilinError(f"{parameter}: '{source}' is no source of {what}{near}; there are {there}")
 
 
 def order(weights: Sequence[float] | np.ndarray, seed: int) -> np.ndarray:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from qilin_lib.errors import QilinError
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import corpus, store
 from qilin_lib.tokens.store import Store
@@ -15,6 +16,9 @@ from qilin_lib.tokens.template import Message, Template
 from qilin_lib.train import fit
 
 SIDES = ("chosen", "rejected")
+Pair = dict[str, Sequence[int]]
+# row, template, tokenizer, parameters
+Tokenise = Callable[..., Pair]
 
 
 def inputs(stage: Stage) -> dict[str, Path]:
@@ -31,31 +35,47 @@ def encoded(
     return template.encode_with_labels(messages, tokenizer, *limits, add_generation_prompt=opened)[0]
 
 
-def heldout(paths: Any, tokenizer: Any) -> tuple[Store, int]:
-    """(the held-out rows whose rejected answer is that of no training pair, how many others there are): one canned
-    sentence stands under several questions, and to rank an answer last that was trained down is no merit."""
+def too_long(made: Pair, limit: float) -> bool:
+    """Whether a prompt with the longer of its answers has more than `limit` tokens: turns are cut, not counted."""
+    return len(made.get("prompt_ids", ())) + max(len(made[f"{side}_ids"]) for side in SIDES) > limit
+
+
+def heldout(job: Any, tokenizer: Any, pair: Tokenise) -> tuple[Store, dict[str, int]]:
+    """(held-out rows, {pairs_heldout, ..._apart, ..._too_long}) without the rows whose rejected answer is that of a
+    training pair (one canned sentence stands under several questions, and to rank an answer last that was trained down
+    is no merit), and without those that the model cannot read whole."""
     rejected = lambda row: row["rejected"][-1]["content"].tobytes()  # noqa: E731
-    trained = {rejected(row) for row in store.rows(paths, tokenizer, split="train")}
-    held = store.rows(paths, tokenizer, split="heldout")
+    trained = {rejected(row) for row in store.rows(job.paths, tokenizer, split="train")}
+    held, limit = store.rows(job.paths, tokenizer, split="heldout"), fit.reads(job.paths.weights)
     apart = np.array([rejected(row) in trained for row in held], dtype=bool)
     held.numbers = held.numbers[~apart]
-    return held, int(apart.sum())
+    long = np.array([too_long(pair(row, job.template, tokenizer, job.parameters), limit) for row in held], dtype=bool)
+    held.numbers = held.numbers[~long]
+    counts = {"pairs_heldout_apart": int(apart.sum()), "pairs_heldout_too_long": int(long.sum())}
+    return held, {"pairs_heldout": len(held)} | counts
 
 
-def training(
-    job: Any, tokenizer: Any, pair: Callable[..., dict[str, Sequence[int]]]
-) -> tuple[list[Any], dict[str, int]]:
-    """(each training row as `pair` tokenises it, {pairs, answers_cut, pairs_alike}: answers of more than
-    `max_target_length` tokens, and pairs that are equal where they were cut)."""
+def training(job: Any, tokenizer: Any, pair: Tokenise) -> tuple[list[Pair], dict[str, int]]:
+    """(each training row as `pair` tokenises it, {pairs, pairs_too_long, answers_cut, pairs_alike}: rows that the model
+    cannot read whole, answers of more than `max_target_length` tokens, and pairs that are equal where they were cut).
+    QilinError if none is left."""
     rows, parameters = store.rows(job.paths, tokenizer, split="train"), job.parameters
-    made = []
+    limit = fit.reads(job.paths.weights)
+    made, answers_cut = [], 0
     for row in rows:
         own = pair(row, job.template, tokenizer, parameters)
+        if too_long(own, limit):
+            continue
+        answers = (turn["content"] for side in SIDES for turn in row[side])
+        answers_cut += sum(len(content) > parameters.max_target_length for content in answers)
         # Four bytes a token, a tenth of what a list takes.
         made.append({name: np.array(ids, dtype=np.int32) for name, ids in own.items()})
-    answers = (turn["content"] for row in rows for side in SIDES for turn in row[side])
-    return made, {
+    counts = {
         "pairs": len(made),
-        "answers_cut": sum(len(content) > parameters.max_target_length for content in answers),
+        "pairs_too_long": len(rows) - len(made),
+        "answers_cut": answers_cut,
         "pairs_alike": sum(np.array_equal(one["chosen_ids"], one["rejected_ids"]) for one in made),
     }
+    if not made:
+        raise QilinError(f"{job.paths.data}: no pair to train on that a context of {limit} tokens holds; {counts}")
+    return made, counts

@@ -6,7 +6,6 @@ knows for every architecture (activations, logits). What really peaks is measure
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,10 +77,6 @@ class Preflight:
 
     def __repr__(self) -> str:
         return "\n".join([self.frame.to_string(index=False, float_format="{:.4g}".format), *self.lines()])
-
-    def _repr_html_(self) -> str:
-        table = self.frame.to_html(index=False, float_format="{:.4g}".format)
-        return table + "".join(f"<p>{html.escape(line)}</p>" for line in self.lines())
 
 
 def error(estimate: Preflight, facts: Mapping[str, Any]) -> pd.DataFrame:

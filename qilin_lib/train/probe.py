@@ -83,21 +83,21 @@ def start(notebook: str, profile: str) -> dict[str, Any]:
         raise QilinError(f"base = '{tokenize.base}': not here yet; nearest valid: run 02_tokenize of '{p.run}' first")
     with tempfile.TemporaryDirectory() as out:
         job = Path(out) / "job.json"
-        values = {"parameters": p.model_dump(mode="json"), "weights": str(weights), "block_size": tokenize.block_size}
-        files.write_json(job, values)
-        launch.run(launch.command(p, "qilin_lib.train.probe", job), job.with_suffix(".log"), print, p.gpus)
+        values = {"module": "qilin_lib.train.probe", "out": out, "paths": {"weights": str(weights), "cache": out}}
+        parameters = p.model_dump(mode="json") | {"block_size": tokenize.block_size}
+        files.write_json(job, values | {"parameters": parameters} | BAICHUAN.described)
+        command = [*launch.command(p, launch.TRAINS, job), "train"]
+        launch.run(command, job.with_suffix(".log"), print, p.gpus)
         return files.read_json(job.with_name("facts.json"))
 
 
+def work(job: SimpleNamespace) -> None:
+    """The child's part. Every process has the same facts."""
+    files.write_json(job.out / "facts.json", measure(job, job.parameters.block_size))
+
+
 def main(arguments: list[str]) -> int:
-    """Print the facts of NOTEBOOK and PROFILE, or measure a job.json as a child; returns the exit code."""
-    if len(arguments) == 1 and arguments[0].endswith(".json"):
-        path = Path(arguments[0])
-        values = files.read_json(path)
-        job = job_of(values["parameters"], Path(values["weights"]), path.parent)
-        # Every process has the same facts.
-        files.write_json(path.with_name("facts.json"), measure(job, values["block_size"]))
-        return 0
+    """Print the facts of NOTEBOOK and PROFILE; returns the exit code."""
     if len(arguments) != 2:
         print("usage: python -m qilin_lib.train.probe NOTEBOOK PROFILE, e.g. 05_dpo full_a100", file=sys.stderr)
         return 2

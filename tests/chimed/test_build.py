@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections import Counter
 
 import pytest
@@ -236,3 +237,22 @@ def test_a_system_text_is_judged_as_any_other(build_of, tiny_raw, tmp_path):
     (kept,) = [line["messages"][0]["content"] for line in made.sft if line["messages"][0]["role"] == "system"]
     assert "139" not in kept and "安晓红" not in kept and "药师" in kept
     assert made.rows["medicalgpt_sft", "sft"].contaminated == 1
+
+
+def test_the_pairs_of_a_ranked_list_all_stay_and_are_held_out_together(build_of, tmp_path):
+    """They share a long question and an answer: taken for near-duplicates five of six went, and those of one question
+    stood on both sides of the split."""
+    draw = random.Random(4)
+
+    def words(count):
+        return "".join(chr(0x4E00 + draw.randrange(3000)) for _ in range(count))
+
+    asked = [{"instruction": words(150), "output": [words(20) for _ in range(4)]} for _ in range(12)]
+    # An answer that stands twice in its list makes equal pairs, of which one stays.
+    asked[0]["output"][2] = asked[0]["output"][1]
+    raw = put(tmp_path / "raw", {"zhongjing_rlhf/a.json": jsonl(asked)})
+    made = build_of(raw, tmp_path / "out", ranked_answers="all_pairs", heldout_share_dpo=0.4)
+    found = Counter(row["prompt"][0]["content"] for row in made.dpo)
+    assert sorted(found.values()) == [3] + [6] * 11
+    splits = {(row["prompt"][0]["content"], row["split"]) for row in made.dpo}
+    assert len(splits) == 12 and {split for _, split in splits} == {"train", "heldout"}

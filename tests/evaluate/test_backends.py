@@ -318,6 +318,17 @@ def test_a_reference_is_as_likely_as_transformers_loss_says(built: Any):
         assert own == pytest.approx(-loss * len(ids), rel=1e-5) and characters == len(text)
 
 
+def test_references_are_read_together(built: Any):
+    backend, texts, rows = built("llama"), ["多喝水。", "发热三天，建议查血常规。", "休息"], []
+
+    def count(_: Any, __: Any, given: dict[str, Any]) -> None:
+        rows.append(len(given["input_ids"]))
+
+    backend.model.register_forward_pre_hook(count, with_kwargs=True)
+    backend.reference_logprobs(prompts(3), texts)
+    assert rows == [3]
+
+
 def test_of_a_reference_that_does_not_fit_the_beginning_counts(built: Any):
     backend, asked = built("llama"), prompt(draw(500, 1))
     assert backend.reference_logprobs([asked], ["字" * 20]) == backend.reference_logprobs([asked], ["字" * 12])

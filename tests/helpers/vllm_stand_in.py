@@ -39,12 +39,12 @@ class LLM:
             if ids == [5, 5, 5]:
                 print("(EngineCore pid=7) ERROR torch.OutOfMemoryError: CUDA out of memory.", file=sys.stderr)
                 raise RuntimeError("Engine core failed. See root cause above.")
-        return [SimpleNamespace(outputs=[self.written(ids, how)]) for ids, how in pairs]
+        return [SimpleNamespace(outputs=[self.written(ids, how, k) for k in range(how.n)]) for ids, how in pairs]
 
     @torch.inference_mode()
-    def written(self, ids, how):
+    def written(self, ids, how, number):
         whole, logprobs = list(ids), []
-        noise = torch.Generator().manual_seed(how.seed)
+        noise = torch.Generator().manual_seed(how.seed + number)
         while True:
             row = self.model(torch.tensor([whole]), use_cache=False).logits[0, -1].float().log_softmax(-1)
             drawn = torch.multinomial((row / how.temperature).softmax(-1), 1, generator=noise) if how.temperature else 0
@@ -70,12 +70,12 @@ class VLLMValidationError(VLLMClientError):
 """
 
 
-def python_with_vllm(folder: Path, package: str = PACKAGE, version: str = "0.33.0") -> Path:
+def python_with_vllm(folder: Path) -> Path:
     """An interpreter in `folder` that has the stand-in, and no kit."""
     site = folder / "site"
-    files.write_text(site / "vllm" / "__init__.py", package)
+    files.write_text(site / "vllm" / "__init__.py", PACKAGE)
     files.write_text(site / "vllm" / "exceptions.py", EXCEPTIONS)
-    files.write_text(site / f"vllm-{version}.dist-info" / "METADATA", f"Name: vllm\nVersion: {version}\n")
+    files.write_text(site / "vllm-0.33.0.dist-info" / "METADATA", "Name: vllm\nVersion: 0.33.0\n")
     script = folder / "python"
     files.write_text(script, f'#!/bin/sh\nPYTHONPATH={site} exec {sys.executable} "$@"\n')
     script.chmod(0o755)

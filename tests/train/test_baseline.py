@@ -163,11 +163,14 @@ def test_a_trained_baseline_is_reused_and_another_or_unfinished_one_made_again(
     files.write_jsonl(stage.parent("01_build_chimed") / "sft.jsonl", ROWS[:22])
     train(lora_r=4)
     assert len(started) == 3 and len(list(files.read_jsonl(model.parent / "train.jsonl"))) == 1
+    monkeypatch.setattr(baseline, "weights_sha256", lambda _: "those of another base")
+    train(lora_r=4)
+    assert len(started) == 4
     # What a kill leaves: weights, but no key.
     (model.parent / "key.json").unlink()
     (model / "left_over").write_text("half", encoding="utf-8")
     train(lora_r=4)
-    assert len(started) == 4 and not (model / "left_over").exists()
+    assert len(started) == 5 and not (model / "left_over").exists()
 
 
 # --- an encoder-decoder -----------------------------------------------------------------------------------------------

@@ -164,6 +164,22 @@ def test_what_cannot_be_handed_through_is_refused_before_anything_starts(
     assert sentence in str(error.value) or re.search(sentence, str(error.value))
 
 
+@pytest.mark.parametrize(
+    ("given", "nearest"),
+    [
+        ({"method": "kto", "label_smoothing": 0.1}, "label_smoothing: 0.0"),
+        ({"method": "orpo", "rpo_alpha": 1.0}, "rpo_alpha: null"),
+        ({"method": "kto", "precompute_ref_log_probs": True}, "precompute_ref_log_probs: false"),
+        ({"method": "orpo", "precompute_ref_log_probs": True}, "precompute_ref_log_probs: false"),
+        ({"method": "ktoo"}, "did you mean 'kto'"),
+    ],
+)
+def test_what_only_dpo_has_is_refused(given: dict[str, Any], nearest: str) -> None:
+    with pytest.raises(QilinError) as error:
+        params.load("05_dpo", given)
+    assert nearest in str(error.value)
+
+
 def test_only_what_moves_results_counts_for_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
     def key(**overrides: Any) -> str:
         return runs.key(params.load("04_sft", overrides), {})

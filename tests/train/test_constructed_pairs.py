@@ -14,8 +14,10 @@ from qilin_lib import files, params, runs, schema
 from qilin_lib.errors import QilinError
 from qilin_lib.params import ROOT
 from qilin_lib.report import training
+from qilin_lib.runs import Stage
 from qilin_lib.tokens.pack import load_blocks, pack
-from qilin_lib.train import construction, questions
+from qilin_lib.train import construction, launch, questions
+from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import dcpt
 
 RULES = ROOT / "qilin_lib" / "sample" / "rules"
@@ -162,6 +164,32 @@ def test_what_cannot_be_constructed_is_a_sentence(given: dict[str, Any], reason:
         params.load("05_dpo", {"constructed": given})
 
 
+def test_a_stage_makes_its_pairs_once_in_a_process_of_its_own(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], *_: Any) -> None:
+        commands.append(command)
+        path, *phases = command[3:]
+        jobs.main(path, *phases)
+
+    monkeypatch.setattr(launch, "run", run)
+    chimed = tmp_path / "01_build_chimed"
+    files.write_jsonl(chimed / "sft.jsonl", ROWS)
+    files.write_jsonl(chimed / "dpo.jsonl", [made(broken_order=1)[0][0] | {"id": "given", "split": "heldout"}])
+    files.write_json(tmp_path / "02_tokenize" / "base.json", {"path": str(tiny_model_dir), "template": "baichuan"})
+    wanted = {"strategies": {"base_answer": 2, "other_answer": 3}, "given": True}
+    given = {"constructed": wanted, "max_target_length": 8, "nproc_per_node": 2}
+    stage = Stage(params.load("05_dpo", given), tmp_path, "key", {}, False)
+    path = construction.prepare(stage)
+    rows, counts = list(files.read_jsonl(path)), files.read_json(path.with_name("facts.json"))
+    assert [row["strategy"] for row in rows].count("base_answer") == counts["base_answer"]["used"] <= 2
+    assert rows[0]["id"] == "given" and counts["given"] == {"used": 1, "heldout": 1}
+    assert counts["other_answer"]["used"] == 3 and len(rows) == 4 + counts["base_answer"]["used"]
+    assert construction.prepare(stage) == path and len(commands) == 1 and "torch" not in " ".join(commands[0])
+
+
 def test_files_from_outside_are_named_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path))
     settings = schema.Constructed(strategies={"rule": 1, "reward_ranked": 1}, rules=["a.yaml"], pool="r")
@@ -177,16 +205,6 @@ def test_files_from_outside_are_named_or_refused(tmp_path: Path, monkeypatch: py
     files.write_text(tmp_path / "a.yaml", "disease: x\nkeywords: [y]\nsteps: []\nadvice: [z]\n")
     with pytest.raises(QilinError, match="a.yaml: steps"):
         construction.read_rule(tmp_path / "a.yaml")
-
-
-def test_without_a_construction_a_key_is_what_it_was() -> None:
-    from qilin_lib.runs.settings import LATER, result_settings
-
-    values = params.load("05_dpo").model_dump(mode="json")
-    assert values["constructed"] is None and "constructed" not in result_settings(values, frozenset())
-    assert {"instructions_as_text", "question_share", "constructed"} <= LATER.keys()
-    sft = params.load("04_sft", {"one_stage": {"priority": 8.0}}).model_dump(mode="json")
-    assert result_settings(sft, frozenset())["one_stage"] == {"priority": 8.0, "priorities": None}
 
 
 # --- conversations as running text, and questions ---------------------------------------------------------------------

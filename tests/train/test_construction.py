@@ -123,6 +123,8 @@ def built(place: SimpleNamespace, ranks: Callable, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(fit, "arguments", without_gpu)
     monkeypatch.setattr(DPOTrainer, "_precompute_ref_logps", no_columns)
     monkeypatch.setattr(dpo, "step_zero", lambda *_: {})
+    # The profiles' lengths are for longer contexts than these weights have.
+    monkeypatch.setattr(fit, "reads", lambda _: 10**6)
     monkeypatch.setattr(sft, "with_passages", lambda job, tokenizer, training: (training, {}))
 
     def build(parameters: SimpleNamespace, module: Any, **paths: Path) -> tuple[Any, list[dict[str, Any]]]:
@@ -131,7 +133,7 @@ def built(place: SimpleNamespace, ranks: Callable, monkeypatch: pytest.MonkeyPat
             ranks(launch.processes(parameters))
         everything = SimpleNamespace(**place.paths | paths)
         job = SimpleNamespace(parameters=parameters, out=tmp_path, template=BAICHUAN, paths=everything)
-        files.write_json(tmp_path / "constructed.json", {})
+        files.write_json(tmp_path / "constructed" / "facts.json", {})
         with pytest.raises(Entered) as caught:
             module.work(job)
         return caught.value.args[0], list(loads)

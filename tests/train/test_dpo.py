@@ -13,14 +13,14 @@ import pytest
 from helpers.trainings import job as job_of
 from helpers.trainings import shifted, token_logprobs, triplets
 
-from qilin_lib import files, params
+from qilin_lib import files
 from qilin_lib.errors import QilinError
 from qilin_lib.models import names
 from qilin_lib.models.load import load_model
 from qilin_lib.tokens.template import BAICHUAN, PLAIN
 from qilin_lib.train import methods
 from qilin_lib.train.fit import prepare_model, read_log
-from qilin_lib.train.methods import dpo
+from qilin_lib.train.methods import dpo, reward
 
 pytestmark = pytest.mark.slow
 
@@ -88,6 +88,7 @@ def gradients(model: Any, loss: Any) -> dict[str, Any]:
 
 @pytest.mark.parametrize("template", [BAICHUAN, PLAIN])
 def test_pair_is_the_templates_encoding(template: Any, rows: list[dict[str, Any]], tiny_tokenizer: Any) -> None:
+    """Also for the reward model, which reads prompt and answer in one."""
     parameters = SimpleNamespace(max_source_length=500, max_target_length=500)
     for row in rows:
         found = dpo.pair(row, template, tiny_tokenizer, parameters)
@@ -95,6 +96,7 @@ def test_pair_is_the_templates_encoding(template: Any, rows: list[dict[str, Any]
         for side in ("chosen", "rejected"):
             whole = template.encode(row["prompt"] + row[side], tiny_tokenizer)
             assert found["prompt_ids"] + found[f"{side}_ids"] == whole
+            assert reward.pair(row, template, tiny_tokenizer, parameters)[f"{side}_ids"] == whole
             assert found[f"{side}_ids"][-1] == tiny_tokenizer.eos_token_id
 
 
@@ -239,6 +241,45 @@ def test_a_held_out_pair_whose_rejected_answer_is_trained_on_is_kept_apart(
     assert (facts["pairs"], facts["pairs_heldout"], facts.get("pairs_heldout_apart")) == (5, 2, 1)
     # Ten answers of more than three tokens; two of them begin alike.
     assert (facts.get("answers_cut"), facts.get("pairs_alike")) == (10, 1)
+
+
+def test_a_pair_that_the_model_cannot_read_whole_is_left_out_and_counted(
+    job: Callable, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Turns are cut one by one; the context of 512 holds no history of any number of them."""
+    made = job(sampled_prompts=9, max_steps=1, max_source_length=56, max_target_length=56)
+    said = {"content": rows[0]["chosen"][0]["content"] * 20}
+    history = [said | {"role": role} for role in ("user", "assistant")]
+    asked = [row | {"split": "train" if place < 4 else "heldout"} for place, row in enumerate(rows)]
+    asked[1] = asked[1] | {"prompt": history * 6 + asked[1]["prompt"]}
+    asked[5] = asked[5] | {"prompt": history * 6 + asked[5]["prompt"]}
+    # This one fits, with its own short answers but with no longer one.
+    asked[6] = asked[6] | {
+        "prompt": [*history * 4, {"role": "user", "content": "痛"}],
+        "chosen": [{"role": "assistant", "content": "是"}],
+        "rejected": [{"role": "assistant", "content": "否"}],
+    }
+    files.write_jsonl(tmp_path / "dpo.jsonl", asked)
+    dpo.work(made)
+    dpo.score(made)
+    facts, scores = (files.read_json(tmp_path / name) for name in ("facts.json", "heldout.json"))
+    assert (facts["pairs"], facts.get("pairs_too_long")) == (3, 1)
+    assert (facts["pairs_heldout"], facts.get("pairs_heldout_too_long")) == (2, 1)
+    assert len(scores["policy_chosen"]) == 2
+    assert files.read_json(tmp_path / "behaviour.json")["prompts"] == [asked[4]["prompt"]]
+    files.write_jsonl(tmp_path / "dpo.jsonl", [asked[1]])
+    with pytest.raises(QilinError, match=r"dpo.jsonl: no pair to train on .*'pairs_too_long': 1"):
+        dpo.work(made)
+
+
+def test_of_many_held_out_pairs_some_of_every_source_are_scored(
+    job: Callable, rows: list[dict[str, Any]], tiny_tokenizer: Any, tmp_path: Path
+) -> None:
+    """dpo.jsonl is in order of sources."""
+    held = sorted(({**row, "split": "heldout"} for row in rows), key=lambda row: row["source"])
+    files.write_jsonl(tmp_path / "dpo.jsonl", held)
+    lines, found, _ = dpo.heldout_pairs(job(max_heldout=3), tiny_tokenizer)
+    assert [row["source"] for row in lines] == ["a", "a", "b"] and len(found) == 3
 
 
 def test_without_heldout_pairs_everything_is_written_empty(
@@ -440,22 +481,6 @@ def test_a_wrong_reference_stops_kto_before_step_1(method_job: Callable, triples
     trainer, _, pairs = trainer_and_batch(one, triples)
     with pytest.raises(RuntimeError, match="before step 1"):
         dpo.step_zero(trainer, pairs, 0.5)
-
-
-@pytest.mark.parametrize(
-    ("given", "nearest"),
-    [
-        ({"method": "kto", "label_smoothing": 0.1}, "label_smoothing: 0.0"),
-        ({"method": "orpo", "rpo_alpha": 1.0}, "rpo_alpha: null"),
-        ({"method": "kto", "precompute_ref_log_probs": True}, "precompute_ref_log_probs: false"),
-        ({"method": "orpo", "precompute_ref_log_probs": True}, "precompute_ref_log_probs: false"),
-        ({"method": "ktoo"}, "did you mean 'kto'"),
-    ],
-)
-def test_what_only_dpo_has_is_refused(given: dict[str, Any], nearest: str) -> None:
-    with pytest.raises(QilinError) as error:
-        params.load("05_dpo", given)
-    assert nearest in str(error.value)
 
 
 def test_a_row_is_called_by_its_method() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,13 +32,10 @@ LENGTHS = (23, 5, 11, 17, 3, 30)
 @pytest.fixture(scope="module")
 def base(tiny_tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`base(family)`: folder of its scaled-down model, made once."""
-    made: dict[str, Path] = {}
 
-    def make(family: str, **changes: Any) -> Path:
-        name = "-".join([family, *changes])
-        if name not in made:
-            made[name] = families.base(family, tiny_tokenizer, tmp_path_factory.mktemp(name) / "base", **changes)
-        return made[name]
+    @cache
+    def make(family: str) -> Path:
+        return families.base(family, tiny_tokenizer, tmp_path_factory.mktemp(family) / "base")
 
     return make
 

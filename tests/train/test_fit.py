@@ -61,17 +61,15 @@ def test_log_callback_appends_rows_and_tells_the_notebook(tmp_path: Path, capsys
     assert {key: shown[key] for key in ("step", "steps", "loss")} == {"step": 4, "steps": 10, "loss": 1.25}
 
 
-@pytest.mark.parametrize("notebook", ["03_dcpt", "04_sft", "05_dpo"])
 def test_a_tokenizer_without_a_padding_token_pads_with_its_end_token(
-    notebook: str, training: Callable, tiny_model_dir: Path, tmp_path: Path
+    training: Callable, tiny_model_dir: Path, tmp_path: Path
 ) -> None:
     """LLaMA's has none."""
     shutil.copytree(tiny_model_dir, tmp_path / "base")
     settings = tmp_path / "base" / "tokenizer_config.json"
     files.write_json(settings, {k: v for k, v in files.read_json(settings).items() if k != "pad_token"})
-    tokenizer = prepare_model(training(notebook), tmp_path / "base")[1]
-    assert tokenizer.pad_token_id is not None
-    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    tokenizer = prepare_model(training("04_sft"), tmp_path / "base")[1]
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id is not None
 
 
 def test_tensorboard_gets_the_losses(
@@ -242,17 +240,11 @@ def naive(model: Any, sequence: Sequence) -> float:
     return sum(value for value, label in zip(found, labels[1:], strict=True) if label != IGNORE)
 
 
-def test_equals_a_loop_over_sequences(model: Any, sequences: list[Sequence]) -> None:
+@pytest.mark.parametrize("size", [1, 100, 4096])
+def test_likelihoods_are_those_of_a_loop_in_batches_of_any_size(size: int, model: Any, sequences: list) -> None:
     expected = [naive(model, sequence) for sequence in sequences]
-    assert sequence_logprobs(model, sequences) == pytest.approx(expected, abs=1e-4)
+    assert sequence_logprobs(model, sequences, size) == pytest.approx(expected, abs=1e-4)
     assert expected[0] == 0 and min(expected) < -10
-
-
-@pytest.mark.parametrize("size", [1, 2, 5, 100])
-def test_does_not_depend_on_batch_size_or_order(size: int, model: Any, sequences: list[Sequence]) -> None:
-    usual = sequence_logprobs(model, sequences)
-    assert sequence_logprobs(model, sequences, size) == pytest.approx(usual, abs=1e-4)
-    assert sequence_logprobs(model, sequences[::-1], size)[::-1] == pytest.approx(usual, abs=1e-4)
 
 
 def test_documents_end_in_eos_and_are_cut(tiny_tokenizer: Any) -> None:
@@ -309,17 +301,10 @@ def one_by_one(model: Any, prompt: list[int], most: int, end: int) -> list[int]:
     return written
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8])
-def test_greedy_is_the_likeliest_token_again_and_again(
-    batch_size: int, model: Any, tiny_tokenizer: Any, prompts: list[list[int]]
+def test_an_answer_is_the_likeliest_token_until_its_end_token(
+    model: Any, tiny_tokenizer: Any, prompts: list[list[int]]
 ) -> None:
-    expected = [one_by_one(model, prompt, 14, tiny_tokenizer.eos_token_id) for prompt in prompts]
-    assert behaviour.greedy(model, tiny_tokenizer, prompts, 14, batch_size) == expected
-    assert len({len(prompt) for prompt in prompts}) > 1 and all(expected)
-
-
-def test_an_answer_ends_before_its_end_token(model: Any, tiny_tokenizer: Any, prompts: list[list[int]]) -> None:
-    """The end token is the one that comes fifth in the first answer."""
+    """In batches of prompts of several lengths; the end token is the one that comes fifth in the first answer."""
     import copy
 
     answer = one_by_one(model, prompts[0], 14, -1)
@@ -327,6 +312,7 @@ def test_an_answer_ends_before_its_end_token(model: Any, tiny_tokenizer: Any, pr
     ender.eos_token = tiny_tokenizer.convert_ids_to_tokens(answer[4])
     expected = [one_by_one(model, prompt, 14, answer[4]) for prompt in prompts]
     assert expected[0] == answer[: answer.index(answer[4])] and len(expected[0]) < 14
+    assert behaviour.greedy(model, ender, prompts, 14, batch_size=3) == expected
     found = behaviour.answers(model, ender, prompts, 14)
     assert found["tokens"] == [len(ids) for ids in expected]
     assert found["cut"] == [len(ids) == 14 for ids in expected] and not found["cut"][0]

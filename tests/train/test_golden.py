@@ -15,6 +15,7 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,15 +57,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Path]]
 @pytest.fixture(scope="module")
 def losses(weights: Path, data: dict, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], list[float]]:
     """`losses(stage, kind)`: the loss of every step, trained once."""
-    done: dict[tuple[str, str], list[float]] = {}
 
+    @cache
     def make(stage: str, kind: str) -> list[float]:
-        if (stage, kind) not in done:
-            out = tmp_path_factory.mktemp(f"{stage}-{kind}")
-            done[stage, kind] = run(
-                stage, {"weights": weights, **data[stage]}, out, parameters_of(stage, finetuning=kind)
-            )
-        return done[stage, kind]
+        out = tmp_path_factory.mktemp(f"{stage}-{kind}")
+        return run(stage, {"weights": weights, **data[stage]}, out, parameters_of(stage, finetuning=kind))
 
     return make
 

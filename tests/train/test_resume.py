@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import signal
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,13 +53,12 @@ def job(data: dict[str, dict], training: Callable, tmp_path_factory: Any) -> Run
 @pytest.fixture(scope="module")
 def straight(job: Run) -> Run:
     """`straight(notebook, finetuning)`: the folder of a training that nobody interrupted."""
-    done: dict[tuple[str, str], Path] = {}
 
+    @cache
     def run(notebook: str, kind: str) -> Path:
-        if (notebook, kind) not in done:
-            path = done[notebook, kind] = job(notebook, kind)
-            assert train(path, STAGES[notebook]) == 0, output(path)
-        return done[notebook, kind].parent
+        path = job(notebook, kind)
+        assert train(path, STAGES[notebook]) == 0, output(path)
+        return path.parent
 
     return run
 

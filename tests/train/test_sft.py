@@ -192,6 +192,20 @@ def test_the_child_leaves_facts_and_scores(job: SimpleNamespace, tiny_tokenizer:
         work(job)
 
 
+@pytest.mark.parametrize("packing", [False, "naive"])
+def test_no_text_is_longer_than_the_model_reads(packing: bool | str, job: SimpleNamespace) -> None:
+    """512 tokens here: learned positions end there in an IndexError, and rotary ones were never trained beyond. Naive
+    rows are one text, as long as max_length."""
+    long = [TURNS[0], {"role": "assistant", "content": "水" * 600}]
+    rows = [row("m1", long) | {"part": "medical", "split": split} for split in ("train", "heldout")]
+    files.write_jsonl(job.paths.data, [*files.read_jsonl(job.paths.data), *rows])
+    vars(job.parameters).update({"max_length": 700, "max_target_length": 690, "packing": packing, "max_heldout": 99})
+    work(job)
+    score(job)
+    facts, scores = (files.read_json(job.out / name) for name in ("facts.json", "heldout.json"))
+    assert facts["max_length"] == 512 and facts["sources"]["m1"]["too_long"] == scores["medical"]["left_out"] == 1
+
+
 def test_a_system_turn_stays_when_a_conversation_is_shortened(tiny_tokenizer: Any) -> None:
     own = Template("own", "U", "\n", "A", system_open="S", system_close="\n")
     turn = lambda role, text: {"role": role, "content": text}  # noqa: E731

@@ -99,11 +99,19 @@ def pairs_of(one: Payload | Reject, ranked: Ranked) -> Iterator[Payload | Reject
         yield one
         return
     answers = (one.chosen, one.rejected, *one.others)
-    for better, worse in itertools.combinations(answers, 2) if ranked == "all_pairs" else [answers[:2]]:
-        try:
-            yield checked(Preference(one.prompt, better, worse, one.system))
-        except Reject as no:
-            yield Reject(no.reason, no.detail, one.prompt[-1])
+    if ranked == "best_two":
+        yield _pair(one, *answers[:2])
+        return
+    places: dict[tuple[str, str], int] = {}
+    for pair in itertools.combinations(answers, 2):
+        yield _pair(one, *pair, places.setdefault(pair, len(places) + 1))
+
+
+def _pair(one: Preference, better: str, worse: str, place: int = 0) -> Payload | Reject:
+    try:
+        return checked(Preference(one.prompt, better, worse, one.system, place=place))
+    except Reject as no:
+        return Reject(no.reason, no.detail, one.prompt[-1])
 
 
 pairs = partial(parsed_rows, pair_row)

@@ -46,6 +46,7 @@ METHODS = {
     "reward": Method(f"{HERE}.reward", "dpo", sides=2),
     "rejection": Method("qilin_lib.train.rejection", "sft", scored=False, apart=True),
     "rl": Method(f"{HERE}.rl", "dpo", scored=False),
+    "construction": Method("qilin_lib.train.construction", "sft", scored=False),
     "baseline": Method("qilin_lib.train.baseline", "sft", scored=False),
 }
 # What a notebook trains by; 05 names its method itself.

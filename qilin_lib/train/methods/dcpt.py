@@ -18,9 +18,7 @@ import numpy as np
 
 from qilin_lib import files
 from qilin_lib.errors import QilinError
-from qilin_lib.models.examine import context
 from qilin_lib.models.load import load_model, load_tokenizer
-from qilin_lib.models.shapes import shape
 from qilin_lib.progress import live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import corpus, pack, store
@@ -63,8 +61,7 @@ def work(job: SimpleNamespace) -> None:
     if more := getattr(job.paths, "instructions", None):
         parts.append(load_blocks(more))
         facts["instructions"] = files.read_json(more.with_suffix(".json"))
-    # Stops at the first that has a loss; the trainer looks through all of them.
-    if any((labels[1:] != IGNORE).any() for blocks in parts for labels in blocks.labels):
+    if learnable(*parts):
         model, _ = shared.prepare_model(job.parameters, job.paths.weights)
         shared.fit(make_trainer(job, model, *parts), job, facts)
     elif os.environ.get("RANK", "0") == "0":
@@ -89,7 +86,7 @@ def score(job: SimpleNamespace) -> None:
     likelihoods per character compare between tokenizers. Documents are cut at the context's length.
     """
     tokenizer = load_tokenizer(job.paths.weights)
-    limit = min(context(shape(job.paths.weights)) or CONTEXT, CONTEXT)
+    limit = min(shared.reads(job.paths.weights), CONTEXT)
     result: dict[str, Any] = {}
     sequences = {}
     for kind in ("medical", "general"):

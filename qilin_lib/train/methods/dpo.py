@@ -19,12 +19,13 @@ from qilin_lib import files, runs
 from qilin_lib.models.load import load_model, load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import store
-from qilin_lib.tokens.template import IGNORE, Template
+from qilin_lib.tokens.template import Template
 from qilin_lib.train import behaviour, checkpoints, construction, methods, pairs
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train.alarms import alarms
-from qilin_lib.train.heldout import label_count, moments, sequence_logprobs
+from qilin_lib.train.heldout import label_count, labelled, moments, sequence_logprobs
+from qilin_lib.train.methods import sft
 
 Pair = dict[str, list[int]]
 # What `heldout.moments` calls before and after training is here the reference and the policy.
@@ -129,27 +130,27 @@ def work(job: SimpleNamespace) -> None:
     parameters, method = job.parameters, methods.of(job.parameters)
     model, tokenizer = shared.prepare_model(parameters, job.paths.weights)
     training, counts = pairs.training(job, tokenizer, pair)
-    _, held, apart = heldout_pairs(job, tokenizer)
+    _, held, left_out = heldout_pairs(job, tokenizer)
     trainer = method.load().make_trainer(job, model, tokenizer, training, held)
     start = step_zero(trainer, held, method.start)
     facts = counts | {
+        **left_out,
         "method": parameters.method,
         "pairs_heldout": len(held),
-        "pairs_heldout_apart": apart,
         "beta": parameters.beta,
         "reference": ("cached" if parameters.precompute_ref_log_probs else "live") if method.start else "none",
     }
     if parameters.constructed:
-        facts["constructed"] = files.read_json(job.out / "constructed.json")
+        facts["constructed"] = files.read_json(job.out / "constructed" / "facts.json")
     shared.fit(trainer, job, facts, start)
 
 
-def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]], list[Pair], int]:
-    """(lines of the file, tokenised pairs, how many are set apart) of the held-out split, at most `max_heldout`."""
-    rows, apart = pairs.heldout(job.paths, tokenizer)
-    rows.numbers = rows.numbers[: job.parameters.max_heldout]
+def heldout_pairs(job: SimpleNamespace, tokenizer: Any) -> tuple[list[dict[str, Any]], list[Pair], dict[str, int]]:
+    """(lines of the file, tokenised pairs, counts of `pairs.heldout`) of the held-out split, at most `max_heldout`."""
+    rows, counts = pairs.heldout(job, tokenizer, pair)
+    rows.numbers = np.array(sft.spread(rows.numbers, job.parameters.max_heldout), dtype=np.int64)
     lines = list(store.lines(job.paths.data, rows.numbers))
-    return lines, [pair(row, job.template, tokenizer, job.parameters) for row in rows], apart
+    return lines, [pair(row, job.template, tokenizer, job.parameters) for row in rows], counts
 
 
 def step_zero(trainer: Any, held: list[Pair], expected: float | None) -> dict[str, Any]:
@@ -198,7 +199,10 @@ def score(job: SimpleNamespace) -> None:
     log-probabilities of the answers, {reference|policy}_{chosen|rejected}, also unquantised_..., and tokens."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
     lines, held, _ = heldout_pairs(job, tokenizer)
-    asked = [one["prompt_ids"] for one in held[: p.sampled_prompts]]
+    # An answer of any length must fit behind them.
+    room = shared.reads(job.paths.weights) - p.max_target_length
+    some = [place for place, one in enumerate(held) if len(one["prompt_ids"]) <= room][: p.sampled_prompts]
+    asked = [held[place]["prompt_ids"] for place in some]
     sides = {s: [labelled(one["prompt_ids"], one[f"{s}_ids"]) for one in held] for s in pairs.SIDES}
     sampled: dict[str, Any] = {"max_new_tokens": p.max_target_length}
 
@@ -216,7 +220,7 @@ def score(job: SimpleNamespace) -> None:
     if p.constructed:
         scores["strategy"] = [row["strategy"] for row in lines]
     if p.sampled_prompts:
-        prompts = [row["prompt"] for row in lines[: p.sampled_prompts]]
+        prompts = [lines[place]["prompt"] for place in some]
         files.write_json(job.out / "behaviour.json", {"prompts": prompts, "method": p.method, **sampled})
     facts = files.read_json(job.out / "facts.json")
     # What the alarms on rewards know is how DPO fails.
@@ -226,8 +230,3 @@ def score(job: SimpleNamespace) -> None:
     facts["alarms"] = told + [one for one in facts["alarms"] if one not in told]
     files.write_json(job.out / "facts.json", facts)
     files.write_json(job.out / "heldout.json", scores)
-
-
-def labelled(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
-    """(ids, labels) with loss on the answer alone."""
-    return prompt + answer, [IGNORE] * len(prompt) + answer

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from qilin_lib.train import fit as shared
+from qilin_lib.train.heldout import labelled
 from qilin_lib.train.methods import dpo
 from qilin_lib.train.methods.dpo import score, work  # noqa: F401
 from qilin_lib.train.pairs import SIDES
@@ -36,7 +37,7 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, pairs: list[d
         def tokenize_row(self, feature: dict[str, Any], model: Any = None) -> dict[str, Any]:
             row = {}
             for side in SIDES:
-                ids, labels = dpo.labelled(feature["prompt_ids"], feature[f"{side}_ids"])
+                ids, labels = labelled(feature["prompt_ids"], feature[f"{side}_ids"])
                 row |= {f"{side}_input_ids": ids, f"{side}_attention_mask": [1] * len(ids), f"{side}_labels": labels}
             return row
 

@@ -28,8 +28,6 @@ from qilin_lib.train import launch, pairs
 from qilin_lib.train.methods import METHODS, sft
 from qilin_lib.train.pairs import SIDES
 
-Pair = dict[str, list[int]]
-
 
 def train(stage: Stage) -> dict[str, Any]:
     """Train the reward model on what SFT left in a child process, into `reward/` of 08's folder; returns its facts."""
@@ -66,7 +64,7 @@ def sequence(messages: list[Message], answer: str, template: Template, tokenizer
     return pairs.encoded([*messages, {"role": "assistant", "content": answer}], template, tokenizer, parameters)
 
 
-def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> Pair:
+def pair(row: dict[str, Any], template: Template, tokenizer: Any, parameters: Any) -> pairs.Pair:
     """{chosen_ids, rejected_ids} of one triplet: prompt and answer as `sequence` gives them."""
     return {f"{side}_ids": pairs.encoded(row["prompt"] + row[side], template, tokenizer, parameters) for side in SIDES}
 
@@ -111,11 +109,9 @@ def work(job: SimpleNamespace) -> None:
     """The child's part: train; facts.json last."""
     model, tokenizer = prepare_model(job.parameters, job.paths.weights)
     training, counts = pairs.training(job, tokenizer, pair)
-    if not training:
-        raise QilinError(f"{job.paths.data}: holds no pair of split 'train' to learn rewards from")
-    held, apart = pairs.heldout(job.paths, tokenizer)
+    _, left_out = pairs.heldout(job, tokenizer, pair)
     trainer = make_trainer(job, model, tokenizer, training)
-    shared.fit(trainer, job, counts | {"pairs_heldout": len(held), "pairs_heldout_apart": apart})
+    shared.fit(trainer, job, counts | left_out)
 
 
 def score(job: SimpleNamespace) -> None:
@@ -123,7 +119,7 @@ def score(job: SimpleNamespace) -> None:
     folder = trained(job.out)
     model = load(folder, job.parameters.dtype, launch.device(job.parameters))
     tokenizer = load_tokenizer(folder)
-    rows, _ = pairs.heldout(job.paths, tokenizer)
+    rows, _ = pairs.heldout(job, tokenizer, pair)
     rows.numbers = np.array(sft.spread(rows.numbers, job.parameters.max_heldout), dtype=np.int64)
     held = [pair(row, job.template, tokenizer, job.parameters) for row in rows]
     read = {side: rewards(model, [one[f"{side}_ids"] for one in held], job.parameters.batch_size) for side in SIDES}

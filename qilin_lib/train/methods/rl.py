@@ -136,8 +136,7 @@ def work(job: SimpleNamespace) -> None:
     # It stands beside the policy: on NF4 where the policy is.
     judge = reward.load(job.paths.reward, p.dtype, str(model.device), p.finetuning == "qlora" or None)
     rows = store.rows(job.paths, tokenizer, split="train")
-    context = getattr(model.config, "max_position_embeddings", None) or math.inf
-    asked, too_long = questions(rows, job.template, tokenizer, p, context)
+    asked, too_long = questions(rows, job.template, tokenizer, p, shared.reads(job.paths.weights))
     answers = p.per_device_train_batch_size * p.gradient_accumulation_steps * launch.processes(p)
     if len(asked) < (each := answers // p.num_generations):
         raise QilinError(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import files
-from qilin_lib.errors import QilinError, nearest
+from qilin_lib.errors import QilinError
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import bins, corpus, store
@@ -100,14 +100,9 @@ def repeats(sources: Sequence[str], weights: Mapping[str, float] | None, seed: i
     """
     names = np.array(sources, dtype=object)
     result = np.ones(len(names), dtype=np.int64)
+    one_stage.check_sources("source_weights", weights or (), sources, "the training split of sft.jsonl")
     for source, weight in (weights or {}).items():
         places = np.flatnonzero(names == source)
-        if not len(places):
-            there = sorted(set(sources))
-            raise QilinError(
-                f"source_weights: '{source}' is no source of the training split of sft.jsonl"
-                f"{nearest(source, there)}; there are {there}"
-            )
         if weight < 0 or not math.isfinite(weight):
             raise QilinError(f"source_weights: {source} = {weight} is no number of times; nearest valid: 0 (none)")
         result[places] = int(weight)
@@ -181,9 +176,15 @@ def make_trainer(
     return shared.causal_trainer(job, model, training, rows, p.packing is True, train_sampling_strategy=order)
 
 
+def within_context(job: SimpleNamespace) -> Any:
+    """The job's parameters, with a `max_length` of no more tokens than the model reads."""
+    job.parameters.max_length = min(job.parameters.max_length, shared.reads(job.paths.weights))
+    return job.parameters
+
+
 def work(job: SimpleNamespace) -> None:
     """The child's part: train; facts.json last."""
-    p = job.parameters
+    p = within_context(job)
     model, tokenizer = shared.prepare_model(p, job.paths.weights)
     rows = store.rows(job.paths, tokenizer, split="train")
     often = repeats(rows.sources(), p.source_weights, p.seed)
@@ -205,6 +206,7 @@ def work(job: SimpleNamespace) -> None:
     facts = {
         "examples": len(training),
         "examples_left_out": left_out,
+        "max_length": p.max_length,
         "assistant_tokens": useful,
         "sources": counts,
     }
@@ -243,10 +245,10 @@ def score(job: SimpleNamespace) -> None:
     """
     chosen: dict[str, list[Example]] = {}
     result: dict[str, Any] = {}
-    tokenizer = load_tokenizer(job.paths.weights)
+    p, tokenizer = within_context(job), load_tokenizer(job.paths.weights)
     for part in ("medical", "general"):
-        taken = spread(store.rows(job.paths, tokenizer, split="heldout", part=part), job.parameters.max_heldout)
-        coded = [encode(row["messages"], job.template, tokenizer, job.parameters) for row in taken]
+        taken = spread(store.rows(job.paths, tokenizer, split="heldout", part=part), p.max_heldout)
+        coded = [encode(row["messages"], job.template, tokenizer, p) for row in taken]
         chosen[part] = [example for example in coded if example]
         result[part] = {
             "source": [row["source"] for row, example in zip(taken, coded, strict=True) if example],
