@@ -285,6 +285,8 @@ PROMPT = chat("role", "content", "user", "assistant", FOUR[:3])
         {"chosen": PROMPT + said("assistant", LAST), "rejected": PROMPT + said("assistant", WORSE)},
         {"prompt": AGAIN, "chosen": PROMPT + said("assistant", LAST), "rejected": PROMPT + said("assistant", WORSE)},
         {"prompt": PROMPT, "chosen": LAST, "rejected": WORSE},
+        {"input": AGAIN, "history": [[ASKED, ANSWERED]], "chosen": LAST, "rejected": WORSE},
+        {"prompt": said("user", AGAIN)[0], "history": [[ASKED, ANSWERED]], "chosen": LAST, "rejected": WORSE},
         {"prompt": PROMPT, "chosen": [LAST], "rejected": [WORSE]},
         {
             "prompt": json.dumps(PROMPT),
