@@ -110,7 +110,7 @@ def asked(row: Any) -> tuple[str, list[Turn]]:
     if key := listed(row):
         return system, messages(row[key])
     if isinstance(row, dict) and _is_messages(prompt := unpacked(row.get("prompt"))):
-        return system, messages(prompt)
+        return system, [*_history(row.get("history")), *messages(prompt)]
     question = _sole(row, "question", "input")
     below = next((row[name] for name in CHAT["below the question"] if row.get(name)), "")
     if isinstance(below, list | dict):
@@ -140,7 +140,9 @@ def _parsed(value: Any) -> Any:
 
 
 def unpacked(value: Any) -> Any:
-    """Messages that a table holds as their JSON text; anything else as it is."""
+    """Messages that a table holds as their JSON text, or one message alone, as a list; anything else as it is."""
+    if isinstance(value, dict) and field(value, CHAT["speaker"]):
+        return [value]
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         with contextlib.suppress(ValueError, RecursionError):
             inside = json.loads(value)
