@@ -186,6 +186,10 @@ NO_TURNS = {
         {"instruction": AGAIN, "output": LAST, "history": ASKED},
     ],
     "missing field": [{"x": 1}],
+    "empty field": [
+        {"instruction": "", "input": "", "output": ANSWERED},
+        {"question": " ", "context": "患者，40岁。", "answer": ANSWERED},
+    ],
 }
 
 
@@ -239,6 +243,11 @@ NOTHING += ["No input", "（无）", "无。", "无需输入", "不需要输入"
         # What a question is about stands below it.
         ({"instruction": ASKED, "input": "患者，40岁。"}, f"{ASKED}\n患者，40岁。"),
         ({"instruction": ASKED, "context": "患者，40岁。", "label": True}, f"{ASKED}\n患者，40岁。"),
+        # Where a row has no other question, what is below it is the question.
+        ({"instruction": "", "input": ASKED}, ASKED),
+        ({"input": ASKED}, ASKED),
+        ({"instruction": ASKED, "input": ASKED}, ASKED),
+        ({"instruction": "", "question": ASKED}, ASKED),
         # Parts that are all text are joined.
         ({"messages": [{"role": "user", "content": TEXT_PARTS}]}, "那要\n吃多久？"),
     ],
@@ -276,6 +285,8 @@ PROMPT = chat("role", "content", "user", "assistant", FOUR[:3])
         {"chosen": PROMPT + said("assistant", LAST), "rejected": PROMPT + said("assistant", WORSE)},
         {"prompt": AGAIN, "chosen": PROMPT + said("assistant", LAST), "rejected": PROMPT + said("assistant", WORSE)},
         {"prompt": PROMPT, "chosen": LAST, "rejected": WORSE},
+        {"input": AGAIN, "history": [[ASKED, ANSWERED]], "chosen": LAST, "rejected": WORSE},
+        {"prompt": said("user", AGAIN)[0], "history": [[ASKED, ANSWERED]], "chosen": LAST, "rejected": WORSE},
         {"prompt": PROMPT, "chosen": [LAST], "rejected": [WORSE]},
         {
             "prompt": json.dumps(PROMPT),

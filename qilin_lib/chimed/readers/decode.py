@@ -54,17 +54,18 @@ def field_text(value: Any) -> str:
 
 
 def required(row: Any, *names: str) -> str:
-    """The text of the first of `names` that `row` has, of nested lists the first; Reject for none, and an empty one."""
+    """The text of the first of `names` that has one in `row`, of nested lists the first; Reject where none has."""
     if not isinstance(row, dict):
         raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
-    for name in names:
-        if name in row:
-            value = row[name]
-            while isinstance(value, list):
-                value = value[0] if value else ""
-            if text := field_text(value):
-                return text
-            raise Reject("empty field", name)
+    there = [name for name in names if name in row]
+    for name in there:
+        value = row[name]
+        while isinstance(value, list):
+            value = value[0] if value else ""
+        if text := field_text(value):
+            return text
+    if there:
+        raise Reject("empty field", there[0])
     raise Reject("missing field", f"{' or '.join(names[:3])}; found {', '.join(map(str, list(row)[:8]))}")
 
 

@@ -29,7 +29,7 @@ def pair_row(row: Any) -> Preference:
         raise Reject("unknown form", f"a {type(row).__name__} where an object was expected")
     if "response_0" in row:
         raise Reject("answers without a ranking", ", ".join(name for name in row if name.startswith("response_")))
-    has_prompt = listed(row) or any(name in row for name in CHAT["question"])
+    has_prompt = listed(row) or any(name in row for name in (*CHAT["question"], "input"))
     system, prompt = turns.asked(row) if has_prompt else (text_of(row.get("system")), [])
     if "output" in row:
         if not isinstance(answers := row["output"], list) or len(answers) < 2:

@@ -60,9 +60,12 @@ def instruction_row(row: Any) -> Dialogue:
     return dialogue._replace(wordings=wordings) if wordings else dialogue
 
 
-def _sole(row: Any, kind: str) -> str:
-    """The question or answer of a row; Reject where its fields say different things, of which some would be lost."""
-    text = required(row, *CHAT[kind])
+def _sole(row: Any, kind: str, *spare: str) -> str:
+    """The question or answer of a row; Reject where its fields say different things, of which some would be lost.
+
+    The fields `spare` are read where those of its kind are not there or empty.
+    """
+    text = required(row, *CHAT[kind], *spare)
     for name in CHAT[kind]:
         other = field_text(row[name]) if name in row else ""
         if other not in text and text not in other:
@@ -107,12 +110,13 @@ def asked(row: Any) -> tuple[str, list[Turn]]:
     if key := listed(row):
         return system, messages(row[key])
     if isinstance(row, dict) and _is_messages(prompt := unpacked(row.get("prompt"))):
-        return system, messages(prompt)
-    question = _sole(row, "question")
+        return system, [*_history(row.get("history")), *messages(prompt)]
+    question = _sole(row, "question", "input")
     below = next((row[name] for name in CHAT["below the question"] if row.get(name)), "")
     if isinstance(below, list | dict):
         raise Reject("content that is not text", f"a {type(below).__name__} beside the question")
-    question = question if nothing(more := string(below)) else f"{question}\n{more}"
+    more = string(below)
+    question = question if more == question or nothing(more) else f"{question}\n{more}"
     return system, [*_history(row.get("history")), ("user", question)]
 
 
@@ -136,7 +140,9 @@ def _parsed(value: Any) -> Any:
 
 
 def unpacked(value: Any) -> Any:
-    """Messages that a table holds as their JSON text; anything else as it is."""
+    """Messages that a table holds as their JSON text, or one message alone, as a list; anything else as it is."""
+    if isinstance(value, dict) and field(value, CHAT["speaker"]):
+        return [value]
     if isinstance(value, str) and value.lstrip().startswith("[{"):
         with contextlib.suppress(ValueError, RecursionError):
             inside = json.loads(value)
