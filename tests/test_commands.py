@@ -19,7 +19,7 @@ CALLS = {
     "train.probe 99_dpo smoke": "notebook '99_dpo': unknown",
     "train.probe 08_rlhf smoke": "notebook '08_rlhf': no training of a chain; nearest valid: 03_dcpt, 04_sft, 05_dpo",
     "models.baichuan /nowhere out": "nowhere",
-    "chimed.dataset nope out": "'nope': no run or folder",
+    "chimed.dataset nope out": "run 'nope': no such run",
     "chimed.scale_out nowhere out": "nowhere",
 }
 

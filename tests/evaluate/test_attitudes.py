@@ -365,7 +365,7 @@ def test_the_notebook_s_call_goes_on_after_a_kill_and_is_done_once(
     part.write_text("\n".join([key, *lines[:5], lines[5][:40]]), encoding="utf-8")
     expected |= {"run": describe_run(stage), "failed": ""}
     written = attitudes.evaluate(stage, lambda text: None)
-    assert written == expected | {"accepted": []} and read_json(stage.dir / "scores.json") == expected
+    assert written == expected | {"accepted": [], "digest": ""} and read_json(stage.dir / "scores.json") == expected
     assert path.read_bytes() == whole.read_bytes() and not part.exists()
     assert {(row["template"], row["scoring"]) for row in read_jsonl(path)} == {("plain", "likelihood")}
     monkeypatch.setattr(asking, "answered", lambda *given: pytest.fail("asked again"))
