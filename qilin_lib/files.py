@@ -28,9 +28,17 @@ def sha256_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8")).hexdigest()
 
 
+def regular(path: str | Path) -> Path:
+    """`path`; QilinError if a pipe or a device is there: whoever opens one may wait for ever."""
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise QilinError(f"{path} is no regular file; nearest valid: the file itself, as published")
+    return path
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex sha256 of a file's bytes, read as a stream."""
-    with open(path, "rb") as handle:
+    with open(regular(path), "rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()
 
 
@@ -103,7 +111,7 @@ def write_jsonl(path: str | Path, rows: Iterable[dict]) -> int:
 def read_json(path: str | Path) -> Any:
     """Read a JSON file; QilinError names the file, line and reason when it is missing or broken."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(regular(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise QilinError(f"{path} does not exist") from None
     except (ValueError, RecursionError) as reason:
@@ -112,7 +120,7 @@ def read_json(path: str | Path) -> Any:
 
 def read_jsonl(path: str | Path) -> Iterator[dict]:
     """Yield the objects of a JSON-lines file; QilinError names the file and line of a broken one."""
-    path = Path(path)
+    path = regular(path)
     if not path.exists():
         raise QilinError(f"{path} does not exist")
     with open(path, "rb") as handle:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -48,3 +51,17 @@ def test_a_broken_or_missing_file_is_a_sentence(name: str, data: bytes | None, s
         (tmp_path / name).write_bytes(data)
     with pytest.raises(QilinError, match=said):
         list((files.read_jsonl if name.endswith("l") else files.read_json)(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    "read", [files.read_json, lambda path: list(files.read_jsonl(path)), lambda path: files.hashes({"unified": path})]
+)
+def test_a_pipe_is_refused_and_never_waited_for(read: Callable, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    # Whoever opens it all the same meets its end after a second, not never.
+    writer = os.open(tmp_path / "pipe.jsonl", os.O_RDWR)
+    ends = threading.Timer(1, os.close, [writer])
+    ends.start()
+    with pytest.raises(QilinError, match=r"pipe\.jsonl is no regular file; nearest valid"):
+        read(tmp_path / "pipe.jsonl")
+    ends.join()

@@ -31,15 +31,14 @@ from qilin_lib.evaluate.backends import text_after
 from qilin_lib.evaluate.intervals import Statistic, mean_of, paired, proportion, studentised
 from qilin_lib.evaluate.metrics import text_statistics
 from qilin_lib.evaluate.scores import adjust, same_items, summarise
-from qilin_lib.models.adapters import base_of, is_adapter, is_quantised, load_to_answer, trained, weights_sha256
-from qilin_lib.models.examine import context as longest
+from qilin_lib.models.adapters import is_quantised, load_to_answer, trained, weights_sha256
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.models.names import describe_run, read_scores
-from qilin_lib.models.shapes import shape
 from qilin_lib.progress import FINISHED, Show, live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.template import Template, as_trained, template_of
 from qilin_lib.train import behaviour, launch, rejection, sampling
+from qilin_lib.train.fit import reads
 from qilin_lib.train.methods import reward
 from qilin_lib.train.methods.rl import questions
 from qilin_lib.train.methods.sft import spread
@@ -152,11 +151,11 @@ def work(path: str | Path) -> None:
 def items(data: str | Path, template: Template, model: Path, parameters: Any) -> tuple[list[Item], int]:
     """(at most `max_items` held-out questions evenly spaced in dpo.jsonl, how many are too long for the context)."""
     tokenizer = load_tokenizer(model)
-    context = longest(shape(base_of(model) if is_adapter(model) else model))
+    context = reads(model)
     kept, too_long = [], 0
     for row in files.read_jsonl(data):
         if row["split"] == "heldout":
-            ids, left_out = questions([row], template, tokenizer, parameters, context or math.inf)
+            ids, left_out = questions([row], template, tokenizer, parameters, context)
             too_long += left_out
             kept += [Item(row["id"], row["source"], row["prompt"], one, row["chosen"][-1]["content"]) for one in ids]
     return spread(kept, parameters.max_items), too_long

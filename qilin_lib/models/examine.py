@@ -71,8 +71,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """config.json of the model in `folder`; QilinError if there is none, if a file of the folder is a pipe or a device,
     and for more layers, experts or labels than a model has, which would fill the memory before a weight is read."""
     for path in sorted(folder.iterdir()):
-        if path.exists() and not (path.is_file() or path.is_dir()):
-            raise QilinError(f"{path} is no regular file; nearest valid: the file as published")
+        files.regular(path)
     path = folder / "config.json"
     if not path.exists():
         if (folder / "adapter_config.json").exists():

@@ -218,13 +218,19 @@ def prepare(stage: Stage) -> Path:
 
 def work(job: SimpleNamespace) -> None:
     """The child's part: pairs.jsonl, then facts.json."""
-    p, settings = job.parameters, SimpleNamespace(**job.parameters.constructed)
+    p, settings, too_long = job.parameters, SimpleNamespace(**job.parameters.constructed), []
 
     def answer(prompts: list[list[Message]]) -> list[str]:
         tokenizer = load_tokenizer(job.paths.base)
         model = load_model(job.paths.base, p.dtype, device=launch.device(p)).eval()
         asked = [pairs.encoded(prompt, job.template, tokenizer, p, opened=True) for prompt in prompts]
-        return behaviour.answers(model, tokenizer, asked, p.max_target_length)["texts"]
+        room = shared.reads(job.paths.base) - p.max_target_length
+        fits = [len(ids) <= room for ids in asked]
+        too_long.append(fits.count(False))
+        some = [ids for ids, fit in zip(asked, fits, strict=True) if fit]
+        texts = iter(behaviour.answers(model, tokenizer, some, p.max_target_length)["texts"])
+        # What says nothing makes no pair.
+        return [next(texts) if fit else "" for fit in fits]
 
     read = outside(settings)
     rules = [read_rule(path) for path in read["rules"].values()]
@@ -232,6 +238,8 @@ def work(job: SimpleNamespace) -> None:
     more = {"rules": rules, "pool": pool, "answer": answer}
     rows = list(files.read_jsonl(job.paths.sft))
     made, counts = construct(rows, settings.strategies, p.seed, settings.heldout_share, **more)
+    if too_long:
+        counts["base_answer"]["too_long"] = sum(too_long)
     if settings.given:
         own = [row | {"strategy": GIVEN} for row in files.read_jsonl(job.paths.dpo)]
         counts[GIVEN] = {"used": len(own), "heldout": sum(row["split"] == "heldout" for row in own)}

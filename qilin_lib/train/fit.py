@@ -91,8 +91,8 @@ def start_of(stage: Stage) -> Path:
 
 
 def reads(weights: Path) -> float:
-    """Tokens that the model in a folder can read at once."""
-    return context(shape(weights)) or math.inf
+    """Tokens that the model in a folder, or the one that its adapter is of, can read at once."""
+    return context(shape(adapters.base_of(weights) if adapters.is_adapter(weights) else weights)) or math.inf
 
 
 def prepare_model(parameters: Any, weights: Path, rewards: bool = False) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -39,6 +40,8 @@ from qilin_lib.train import launch, pairs, sampling, vllm_client
 from qilin_lib.train.methods import METHODS, reward, sft
 
 Row = dict[str, Any]
+# Why a question is left out of a round.
+TOO_LONG, REFUSED = "too_long", "refused"
 # Two lines that begin with A and B: a multiple-choice question, whatever its source.
 OPTIONS = re.compile(r"^\s*A\s*[.．、:：)）\s].*^\s*B\s*[.．、:：)）\s]", re.MULTILINE | re.DOTALL)
 
@@ -173,13 +176,31 @@ def work(job: SimpleNamespace) -> None:
                 launch.report(text=f"{name} {place}/{len(missing)} chunks")
         gc.collect()
     if rank == 0:
-        while chunks.keys() - (finished := _finished(job.out, "rewards")).keys():
-            time.sleep(1)
-        rows, sampler = [row for chunk in chunks for row in finished[chunk]], "the kit's own"
-        files.write_jsonl(job.out.parent / "pool.jsonl", rows)
-        if p.vllm_python:
-            sampler = f"vLLM {vllm_client.check(p.notebook, p.vllm_python)}, merged weights"
-        files.write_json(job.out / "facts.json", {"questions": p.questions, "sampler": sampler} | summary(rows, p))
+        _gather(job, chunks)
+
+
+def _gather(job: SimpleNamespace, chunks: dict[str, list[Row]]) -> None:
+    """pool.jsonl, then facts.json, once all chunks are there; QilinError if every question was left out."""
+    p, sampler = job.parameters, "the kit's own"
+    while chunks.keys() - (finished := _finished(job.out, "rewards")).keys():
+        time.sleep(1)
+    rows, answers = [row for chunk in chunks for row in finished[chunk]], _finished(job.out, "answers")
+    told = [pair for chunk, asked in chunks.items() for pair in zip(asked, answers[chunk], strict=True)]
+    left_out = {row["id"]: why for row, why in told if isinstance(why, str)}
+    if not rows:
+        first = next(iter(left_out.items()))
+        raise QilinError(
+            f"{job.paths.questions}: none of {len(told)} questions can be answered, the first {first}; nearest valid: "
+            f"max_source_length below {p.max_source_length}, or max_target_length below {p.max_target_length}"
+        )
+    files.write_jsonl(job.out.parent / "pool.jsonl", rows)
+    if p.vllm_python:
+        sampler = f"vLLM {vllm_client.check(p.notebook, p.vllm_python)}, merged weights"
+    kinds = Counter(why.partition(":")[0] for why in left_out.values())
+    counts = p.questions | {kind: kinds[kind] for kind in (TOO_LONG, REFUSED)}
+    files.write_json(
+        job.out / "facts.json", {"questions": counts, "left_out": left_out, "sampler": sampler} | summary(rows, p)
+    )
 
 
 def _finished(out: Path, name: str) -> dict[str, Any]:
@@ -187,19 +208,32 @@ def _finished(out: Path, name: str) -> dict[str, Any]:
     return {path.stem: files.read_json(path) for path in (out / name).glob("*.json")}
 
 
-def _answers(job: SimpleNamespace, chunks: dict[str, list[Row]]) -> Iterator[list[list[Any]]]:
-    """Each chunk's answers from the policy, num_samples a question: [text, tokens] each."""
+def _answers(job: SimpleNamespace, chunks: dict[str, list[Row]]) -> Iterator[list[list[Any] | str]]:
+    """Each chunk's answers from the policy: num_samples of [text, tokens] a question, or why it is left out."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.policy)
+    context = shared.reads(job.paths.policy)
+    room = context - p.max_target_length
     prompts = [
         {f"{p.round}:{row['id']}": pairs.encoded(row["messages"][:1], job.template, tokenizer, p, True) for row in rows}
         for rows in chunks.values()
     ]
-    draw = _by_vllm if p.vllm_python else _here
-    for drawn in draw(job, prompts, tokenizer):
-        texts = [tokenizer.decode(ids, skip_special_tokens=True) for ids in drawn]
+
+    def said(ids: list[int]) -> list[Any]:
+        text = tokenizer.decode(ids, skip_special_tokens=True)
         # As the template gives them to the reward model; fine-tuning reads ids, which it gives as they are.
-        texts = [text.strip() if job.template.trim else text for text in texts]
-        yield [[text, len(ids)] for text, ids in zip(texts, drawn, strict=True)]
+        return [text.strip() if job.template.trim else text, len(ids)]
+
+    draw = _by_vllm if p.vllm_python else _here
+    fitting = [{key: ids for key, ids in asked.items() if len(ids) <= room} for asked in prompts]
+    for asked, drawn in zip(prompts, draw(job, fitting, tokenizer), strict=True):
+        found = iter(drawn)
+        own = [
+            next(found)
+            if len(ids) <= room
+            else f"{TOO_LONG}: {len(ids)} tokens leave no room for {p.max_target_length} in a context of {context}"
+            for ids in asked.values()
+        ]
+        yield [one if isinstance(one, str) else list(map(said, one)) for one in own]
 
 
 def _here(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer: Any) -> Iterator[list[Any]]:
@@ -210,11 +244,12 @@ def _here(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer: A
     for prompts in chunks:
         asked = [prompt for prompt in prompts.values() for _ in range(p.num_samples)]
         keys = [f"{key}:{k}" for key in prompts for k in range(p.num_samples)]
-        yield sampling.sample(model, tokenizer, asked, keys, **how, seed=p.seed, batch_size=p.batch_size)
+        drawn = sampling.sample(model, tokenizer, asked, keys, **how, seed=p.seed, batch_size=p.batch_size)
+        yield list(batches(drawn, p.num_samples))
 
 
 def _by_vllm(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer: Any) -> Iterator[list[Any]]:
-    """The same by vLLM, from the merged weights, on the GPU of this process."""
+    """The same by vLLM, from the merged weights, on the GPU of this process; or why it refuses a prompt."""
     p, work = job.parameters, job.out / f"vllm{os.environ.get('RANK', 0)}"
     first = int(os.environ.get("LOCAL_RANK", 0)) if p.gpus else 0
     how = {"n": p.num_samples, "temperature": p.temperature, "top_p": p.top_p, "max_tokens": p.max_target_length}
@@ -223,29 +258,28 @@ def _by_vllm(job: SimpleNamespace, chunks: list[dict[str, list[int]]], tokenizer
     with closing(engine):
         for some in batches(chunks, vllm_client.TOGETHER):
             prompts = [pair for chunk in some for pair in chunk.items()]
-            answers = engine.ask(prompts, p.seed, **how)
-            for (key, _), answer in zip(prompts, answers, strict=True):
-                if isinstance(answer, str):
-                    raise QilinError(f"vLLM refuses the prompt {key}: {answer}")
-            left = iter(answers)
+            left = iter(engine.ask(prompts, p.seed, **how) if prompts else ())
             for chunk in some:
-                yield [answer.ids for _ in chunk for answer in next(left)]
+                own = [next(left) for _ in chunk]
+                yield [f"{REFUSED}: {one}" if isinstance(one, str) else [answer.ids for answer in one] for one in own]
 
 
 def _rewards(job: SimpleNamespace, chunks: dict[str, list[Row]]) -> Iterator[list[Row]]:
     """Each chunk's rows of the pool. Judged is an answer's text with an end token, as fine-tuning would learn it."""
     p, tokenizer = job.parameters, load_tokenizer(job.paths.reward)
     model, answers = reward.load(job.paths.reward, p.dtype, launch.device(p)), _finished(job.out, "answers")
-    for chunk, rows in chunks.items():
+    for chunk, asked in chunks.items():
+        told = [pair for pair in zip(asked, answers[chunk], strict=True) if not isinstance(pair[1], str)]
+        rows, own = [row for row, _ in told], [answer for _, some in told for answer in some]
         prompts = [row["messages"][:1] for row in rows for _ in range(p.num_samples)]
         sequences = [
             reward.sequence(prompt, text, job.template, tokenizer, p)
-            for prompt, (text, _) in zip(prompts, answers[chunk], strict=True)
+            for prompt, (text, _) in zip(prompts, own, strict=True)
         ]
         values = reward.rewards(model, sequences, p.batch_size)
         if not all(map(math.isfinite, values)):
             raise QilinError(f"{job.paths.reward}: a reward of {[row['id'] for row in rows]} is no finite number")
-        yield pool(rows, answers[chunk], [round(value, 6) for value in values], p)
+        yield pool(rows, own, [round(value, 6) for value in values], p)
 
 
 def pool(asked: list[Row], answers: list[list[Any]], rewards: list[float], parameters: Any) -> list[Row]:

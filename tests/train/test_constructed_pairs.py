@@ -16,6 +16,7 @@ from qilin_lib.params import ROOT
 from qilin_lib.report import training
 from qilin_lib.runs import Stage
 from qilin_lib.tokens.pack import load_blocks, pack
+from qilin_lib.tokens.template import BAICHUAN
 from qilin_lib.train import construction, launch, questions
 from qilin_lib.train import job as jobs
 from qilin_lib.train.methods import dcpt
@@ -188,6 +189,31 @@ def test_a_stage_makes_its_pairs_once_in_a_process_of_its_own(
     assert rows[0]["id"] == "given" and counts["given"] == {"used": 1, "heldout": 1}
     assert counts["other_answer"]["used"] == 3 and len(rows) == 4 + counts["base_answer"]["used"]
     assert construction.prepare(stage) == path and len(commands) == 1 and "torch" not in " ".join(commands[0])
+
+
+def test_a_question_that_leaves_no_room_for_the_base_model_s_answer_is_left_out_and_counted(
+    tiny_model_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The tiny model reads 512 tokens, 500 of which its answer may take."""
+    asked: list[int] = []
+
+    def answers(_: Any, __: Any, prompts: list[list[int]], most: int) -> dict[str, list[str]]:
+        asked.extend(len(ids) + most for ids in prompts)
+        return {"texts": ["啊" for _ in prompts]}
+
+    monkeypatch.setattr(construction.behaviour, "answers", answers)
+    files.write_jsonl(tmp_path / "sft.jsonl", [talk(1, "咳嗽", "多喝水。"), talk(2, "头痛怎么办" * 90, "休息。")])
+    constructed = {"strategies": {"base_answer": 2}, "heldout_share": 0.0, "given": False}
+    given = {"constructed": constructed, "max_source_length": 400, "max_target_length": 500}
+    job = SimpleNamespace(parameters=params.load("05_dpo", given), out=tmp_path / "out", template=BAICHUAN)
+    job.parameters = SimpleNamespace(**job.parameters.model_dump(mode="json"))
+    job.paths = SimpleNamespace(base=tiny_model_dir, sft=tmp_path / "sft.jsonl", dpo=None)
+    construction.work(job)
+    assert [row["id"] for row in files.read_jsonl(job.out / "pairs.jsonl")] == ["base_answer-0-c1"]
+    assert len(asked) == 1 and asked[0] <= 512
+    assert files.read_json(job.out / "facts.json")["base_answer"] == {
+        "wanted": 2, "possible": 1, "used": 1, "heldout": 0, "too_long": 1,
+    }  # fmt: skip
 
 
 def test_files_from_outside_are_named_or_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -273,6 +273,45 @@ def test_vllm_draws_from_the_merged_weights_and_its_answers_are_judged(
     assert files.read_json(job.out / "facts.json")["sampler"] == "vLLM 0.33.0, merged weights"
 
 
+@pytest.mark.parametrize("served", [False, True])
+def test_a_question_that_cannot_be_answered_is_left_out_and_counted(
+    served: bool, make_job: Callable, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """q1 leaves no room for an answer in the context of 512 tokens, and vLLM refuses q2; the others go on."""
+
+    class Engine:
+        def __init__(self, *_: Any, **__: Any) -> None: ...
+
+        def ask(self, prompts: list, _: int, **__: Any) -> list[Any]:
+            assert all(len(ids) + 16 <= 512 for _, ids in prompts)
+            taken = [vllm_client.Answer([100, 101 + k], "stop", None) for k in range(4)]
+            return ["a prompt is not taken" if key == "1:q2" else taken for key, _ in prompts]
+
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(vllm_client, "Engine", Engine)
+    monkeypatch.setattr(vllm_client, "check", lambda *_: "0.33.0")
+    job, pool = make_job("some", max_source_length=600, vllm_python="/env/bin/python" if served else None)
+    job.parameters.questions, job.paths.weights = {"drawn": 7}, tiny_model_dir
+    rows = list(files.read_jsonl(job.paths.questions))
+    rows[1]["messages"][0]["content"] = "头痛怎么办" * 200
+    files.write_jsonl(job.paths.questions, rows)
+    rejection.work(job)
+    left, facts = ["q0", "q3", "q4", "q5", "q6"], files.read_json(job.out / "facts.json")
+    left[1:1] = [] if served else ["q2"]
+    assert [row["id"] for row in files.read_jsonl(pool)] == [name for name in left for _ in range(4)]
+    assert facts["questions"] == {"drawn": 7, "too_long": 1, "refused": int(served)}
+    assert facts["prompts"] == len(left) and facts["answers"] == 4 * len(left)
+    assert list(facts["left_out"]) == ["q1", "q2"][: 1 + served] and "512" in facts["left_out"]["q1"]
+    assert not served or "a prompt is not taken" in facts["left_out"]["q2"]
+
+
+def test_a_round_of_which_no_question_can_be_answered_says_why(make_job: Callable) -> None:
+    job, _ = make_job("none", max_source_length=600, max_target_length=512)
+    with pytest.raises(QilinError, match=r"none of 7 questions .*'q0'.*512.*nearest valid: .*max_target_length"):
+        rejection.work(job)
+
+
 def test_many_processes_share_the_chunks_and_make_the_same_pool(
     make_job: Callable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
