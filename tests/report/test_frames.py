@@ -221,6 +221,17 @@ def test_two_runs_are_compared_on_all_that_both_have(make: Callable) -> None:
     assert isinstance(frames.compare("one", "two", "huatuo"), pd.DataFrame)
 
 
+@pytest.mark.parametrize("given", [5, None, {"one"}, ["one", 5], "", b"one"])
+def test_what_is_no_run_is_refused_in_a_sentence(make: Callable, given: Any) -> None:
+    make()
+    with pytest.raises(QilinError, match=r"run .*(nearest valid: .* its name|no such run)"):
+        frames.evaluation.frame(given)
+    with pytest.raises(QilinError, match=r"run .*(nearest valid: .* its name|no such run)"):
+        frames.compare("one", given)
+    with pytest.raises(QilinError, match=r"compare: \('one', 'sft', 'cmexam'\).*nearest valid: .*\(run, model\)"):
+        frames.compare("one", ("one", "sft", "cmexam"))
+
+
 def test_tables_of_the_data_say_what_was_accepted(make: Callable) -> None:
     run = make()
     entry = {"stage": "02_tokenize", "when": "2026-01-02", "reason": "the log alone differs"}
