@@ -50,6 +50,10 @@ def run_of(run: AnyRun) -> runs.Run:
     """The run that a stage, a path or a name stands for; QilinError if there is none."""
     if isinstance(run, runs.Run | runs.Stage):
         return run if isinstance(run, runs.Run) else run.run
+    if not isinstance(run, Path | str):
+        raise QilinError(
+            f"run {run!r}: {type(run).__name__}; nearest valid: a stage, a Run, a folder's path or its name"
+        )
     if isinstance(run, str) and "/" not in run:
         return runs.find(run)
     if not Path(run).is_dir():
@@ -328,6 +332,8 @@ def matched(a: Any, b: Any, benchmark: str, protocol: str = "fixed") -> pd.DataF
 
 def _side(side: Any) -> tuple[runs.Run, str]:
     """A run, and one of its models, "" for all."""
+    if isinstance(side, tuple) and len(side) != 2:
+        raise QilinError(f"compare: {side!r}: {len(side)} values; nearest valid: a run, or a pair (run, model)")
     run, model = side if isinstance(side, tuple) else (side, "")
     return run_of(run), model
 
