@@ -375,9 +375,8 @@ def compare(a: Any, b: Any, benchmark: str = "", resamples: int = 1000, seed: in
     """b less a on the same items: for each benchmark and model n, both means, difference with 95 % interval, and p.
 
     `a` and `b` as in `matched`: `compare("smoke", "beta_0.3")`, `compare(("smoke", "sft"), ("smoke", "dpo"))`;
-    `benchmark`: "" = all that can be compared; a warning says which could not, and why. What is compared is the column
-    `score` of `records`. Exams: Bonett and Price, exact McNemar; else bootstrap-t. p is not adjusted for the number of
-    comparisons.
+    `benchmark`: "" = all that can be compared; a warning says which cannot, and why. What is compared is `records`'
+    `score`. Exams: Bonett and Price, exact McNemar; else bootstrap-t. p is not adjusted for how many there are.
     """
     there = _benchmarks(a), _benchmarks(b)
     both = [benchmark] if benchmark else sorted(there[0] & there[1])
