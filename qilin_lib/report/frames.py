@@ -315,13 +315,12 @@ def _parameters(run: runs.Run) -> dict[str, Any]:
 def matched(a: Any, b: Any, benchmark: str, protocol: str = "fixed") -> pd.DataFrame:
     """Item by item: `score_a`, `score_b`, `difference` and whether it is an exam's, indexed by model and id.
 
-    `a` and `b` are runs (all models that both have), or pairs (run, model). QilinError unless both answered the same
-    items.
+    `a` and `b` are runs (all models that both have), or pairs (run, model). QilinError unless their items are the same.
     """
     frame, why = _matched(a, b, benchmark, protocol)
     if why:
-        told = f"{_told(a, b)} on {benchmark}, {protocol}"
-        raise QilinError(f"{told}: {'; '.join(why)}; run 06 for both with the same caps")
+        what = f"{benchmark}, {protocol}: {'; '.join(why)}"
+        raise QilinError(f"{_told(a, b)} on {what}; run 06 for both with the same caps")
     return frame
 
 
@@ -335,10 +334,9 @@ def _matched(a: Any, b: Any, benchmark: str, protocol: str = "fixed") -> tuple[p
     different = left.index.symmetric_difference(right.index).get_level_values("model").value_counts()
     why = [f"{n} items stand in one of them only ({model})" for model, n in different.sort_index().items()]
     left, right = (side.drop(index=different.index, level="model") for side in (left, right))
-    frame = pd.DataFrame({"score_a": left["score"], "score_b": right["score"], "exam": left["correct"].notna()})
-    return frame.assign(difference=frame["score_b"] - frame["score_a"]), why if models else [
-        "they have no model in common"
-    ]
+    scores = {"score_a": left["score"], "score_b": right["score"], "exam": left["correct"].notna()}
+    frame = pd.DataFrame(scores | {"difference": right["score"] - left["score"]})
+    return frame, why if models else ["they have no model in common"]
 
 
 def _side(side: Any) -> tuple[runs.Run, str]:
