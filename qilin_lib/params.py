@@ -158,7 +158,7 @@ def failure_sentence(model: type[BaseModel], failure: ValidationError) -> str:
     # Keys and passwords are typed into lines of baselines, also under names that are not theirs.
     known = field is not None and name.count(".") > 1 and not name.endswith(("endpoint", "api_key_env", "request"))
     secret = isinstance(first.get("ctx", {}).get("error"), SecretError)
-    hidden = secret or first["type"] == "missing" or name.startswith("baselines") and not known
+    hidden = secret or first["type"] == "missing" or name.startswith(("baselines", "endpoint")) and not known
     shown = "" if hidden else f" = {_short(first['input'])}"
     meaning = f"; meaning: {describe(field).removesuffix(SILENT)}" if field else ""
     return f"{name}{shown}: {reasons}{meaning}"

@@ -223,13 +223,16 @@ def accept(parameters: Strict) -> str:
 
 
 def verify(run: str) -> Iterator[str]:
-    """One line per finished stage, after hashing every file; QilinError at the first that differs, or without a run."""
+    """One line per finished stage, after hashing every file; QilinError at the first that differs, or without any."""
     folder = runs.find(run)
-    for name in sorted(path.parent.name for path in folder.dir.glob("[0-9][0-9]_*/manifest.json")):
-        if ".old-" not in name:
-            manifest = folder.manifest(name)
-            folder.check(name, manifest, every_byte=True)
-            yield f"{name}: {len(manifest['outputs'])} files are what the manifest says"
+    paths = sorted(folder.dir.glob("[0-9][0-9]_*/manifest.json"))
+    names = [path.parent.name for path in paths if ".old-" not in path.parent.name]
+    if not names:
+        raise QilinError(f"run '{run}' has no finished stage, so there is nothing to verify; run 01_build_chimed first")
+    for name in names:
+        manifest = folder.manifest(name)
+        folder.check(name, manifest, every_byte=True)
+        yield f"{name}: {len(manifest['outputs'])} files are what the manifest says"
 
 
 def remove_old(run: str, names: list[str]) -> Iterator[str]:

@@ -21,6 +21,8 @@ CALLS = {
     "models.baichuan /nowhere out": "nowhere",
     "chimed.dataset nope out": "run 'nope': no such run",
     "chimed.scale_out nowhere out": "nowhere",
+    "evaluate.unification nope out gpt http://me:word@host/v1": "meaning: base URL of a server, no user",
+    "evaluate.unification nope out gpt http://host/v1": "run 'nope': no such run",
 }
 
 
@@ -33,3 +35,4 @@ def test_a_wrong_call_ends_with_2_and_one_sentence(call: str, tmp_path: Path, mo
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False), done.stderr
     assert CALLS[call] in done.stderr and not list(tmp_path.glob("*"))
+    assert "me:word" not in done.stderr, "a password stays where it was typed"

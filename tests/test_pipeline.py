@@ -228,6 +228,9 @@ def test_verify_finds_a_score_edited_by_hand(call: Callable[..., int], executed:
     for look in ("--verify", "--old"):
         assert call("--run", "smokee", look) == 2, "nothing was looked at, and nothing is well"
         assert "run 'smokee': no such run" in capsys.readouterr().err
+    (runs.runs_dir() / "empty" / "01_build_chimed.old-1").mkdir(parents=True)
+    assert call("--run", "empty", "--verify") == 2
+    assert "run 'empty' has no finished stage" in capsys.readouterr().err
 
 
 def test_tables_are_printed_and_the_report_named(call: Callable[..., int], executed: list[str], capsys) -> None:

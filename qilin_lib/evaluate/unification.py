@@ -10,15 +10,20 @@ its public code (FreedomIntelligence/HuatuoGPT-II, 88ddf9a, rewrite.py), the sen
 from __future__ import annotations
 
 import argparse
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from qilin_lib import files, runs
 from qilin_lib.chains import BUILD, TOKENIZE
+from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.endpoint import EndpointBackend, connected
 from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.evaluate.replies import STOP, spoken
+from qilin_lib.params import failure_sentence
 from qilin_lib.progress import live_line
 from qilin_lib.schema import Baseline
 from qilin_lib.train.one_stage import documents, unified
@@ -97,21 +102,35 @@ def _replies(
     return {name: found[name] for name in prompts if name in found}
 
 
-def main() -> None:
-    """Unify the documents of a run."""
+def main(arguments: list[str] | None = None) -> int:
+    """Unify the documents of a run; returns the exit code, 2 after an error (one sentence on stderr)."""
     command = argparse.ArgumentParser(prog="python -m qilin_lib.evaluate.unification", description=__doc__)
     command.add_argument("run", help="a run whose 01 and 02 are done")
     command.add_argument("target", type=Path, help="the file to write")
     command.add_argument("model", help="its name at the endpoint")
     command.add_argument("endpoint", help="base URL of an OpenAI-compatible server; the key is in OPENAI_API_KEY")
-    given = command.parse_args()
-    folder = runs.runs_dir() / given.run
-    taken = documents(folder / BUILD, folder / TOKENIZE)
-    passages = ((row["id"], row["text"]) for row, _ in taken)
-    counts = unify(passages, Baseline(model=given.model, endpoint=given.endpoint), given.target, live_line())
-    unified(given.target)
+    given = command.parse_args(arguments)
+    try:
+        counts = _of_run(given)
+    except ValidationError as failure:
+        print(f"error: {failure_sentence(Baseline, failure)}", file=sys.stderr)
+        return 2
+    except QilinError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     print("\n".join(f"{counts[name]:8,} {name}" for name in counts))
+    return 0
+
+
+def _of_run(given: argparse.Namespace) -> dict[str, int]:
+    line, run = Baseline(model=given.model, endpoint=given.endpoint), runs.find(given.run)
+    if not run.finished(TOKENIZE):
+        raise QilinError(f"run '{run.name}' has not finished {TOKENIZE}: run notebooks/{TOKENIZE}.ipynb first")
+    passages = ((row["id"], row["text"]) for row, _ in documents(run.dir / BUILD, run.dir / TOKENIZE))
+    counts = unify(passages, line, given.target, live_line())
+    unified(given.target)
+    return counts
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,10 @@ def run_of(run: AnyRun) -> runs.Run:
     """The run that a stage, a path or a name stands for; QilinError if there is none."""
     if isinstance(run, runs.Run | runs.Stage):
         return run if isinstance(run, runs.Run) else run.run
+    if not isinstance(run, Path | str):
+        raise QilinError(
+            f"run {run!r}: {type(run).__name__}; nearest valid: a stage, a Run, a folder's path or its name"
+        )
     if isinstance(run, str) and "/" not in run:
         return runs.find(run)
     if not Path(run).is_dir():
@@ -310,24 +315,34 @@ def _parameters(run: runs.Run) -> dict[str, Any]:
 def matched(a: Any, b: Any, benchmark: str, protocol: str = "fixed") -> pd.DataFrame:
     """Item by item: `score_a`, `score_b`, `difference` and whether it is an exam's, indexed by model and id.
 
-    `a` and `b` are runs (all models that both have), or pairs (run, model). QilinError unless both answered the same
-    items.
+    `a` and `b` are runs (all models that both have), or pairs (run, model). QilinError unless their items are the same.
     """
+    frame, why = _matched(a, b, benchmark, protocol)
+    if why:
+        what = f"{benchmark}, {protocol}: {'; '.join(why)}"
+        raise QilinError(f"{_told(a, b)} on {what}; run 06 for both with the same caps")
+    return frame
+
+
+def _matched(a: Any, b: Any, benchmark: str, protocol: str = "fixed") -> tuple[pd.DataFrame, list[str]]:
+    """The frame of `matched`, of the models whose items are the same, and why it is not of the others."""
     sides = [_answers(side, benchmark, protocol) for side in (a, b)]
     if isinstance(a, tuple) and isinstance(b, tuple):
         sides = [side.assign(model=f"{b[1]} - {a[1]}") for side in sides]
     models = set.intersection(*(set(side["model"]) for side in sides))
     left, right = (side[side["model"].isin(models)].set_index(["model", "id"]) for side in sides)
-    different = left.index.symmetric_difference(right.index)
-    if left.empty or len(different):
-        what = f"{len(different)} items stand in one of them only" if models else "they have no model in common"
-        raise QilinError(f"{_told(a, b)} on {benchmark}, {protocol}: {what}; run 06 for both with the same caps")
-    frame = pd.DataFrame({"score_a": left["score"], "score_b": right["score"], "exam": left["correct"].notna()})
-    return frame.assign(difference=frame["score_b"] - frame["score_a"])
+    different = left.index.symmetric_difference(right.index).get_level_values("model").value_counts()
+    why = [f"{n} items stand in one of them only ({model})" for model, n in different.sort_index().items()]
+    left, right = (side.drop(index=different.index, level="model") for side in (left, right))
+    scores = {"score_a": left["score"], "score_b": right["score"], "exam": left["correct"].notna()}
+    frame = pd.DataFrame(scores | {"difference": right["score"] - left["score"]})
+    return frame, why if models else ["they have no model in common"]
 
 
 def _side(side: Any) -> tuple[runs.Run, str]:
     """A run, and one of its models, "" for all."""
+    if isinstance(side, tuple) and len(side) != 2:
+        raise QilinError(f"compare: {side!r}: {len(side)} values; nearest valid: a run, or a pair (run, model)")
     run, model = side if isinstance(side, tuple) else (side, "")
     return run_of(run), model
 
@@ -358,19 +373,28 @@ def compare(a: Any, b: Any, benchmark: str = "", resamples: int = 1000, seed: in
     """b less a on the same items: for each benchmark and model n, both means, difference with 95 % interval, and p.
 
     `a` and `b` as in `matched`: `compare("smoke", "beta_0.3")`, `compare(("smoke", "sft"), ("smoke", "dpo"))`;
-    `benchmark`: "" = all that both have. What is compared is the column `score` of `records`. Exams: Bonett and Price,
-    exact McNemar; else bootstrap-t. p is not adjusted for the number of comparisons.
+    `benchmark`: "" = all that can be compared; a warning says which cannot, and why. What is compared is `records`'
+    `score`. Exams: Bonett and Price, exact McNemar; else bootstrap-t. p is not adjusted for how many there are.
     """
-    rows = []
-    for name in [benchmark] if benchmark else sorted(_benchmarks(a) & _benchmarks(b)):
-        scored = matched(a, b, name).dropna(subset="difference")
-        for model, items in scored.groupby(level=0):
+    there = _benchmarks(a), _benchmarks(b)
+    both = [benchmark] if benchmark else sorted(there[0] & there[1])
+    rows, left = [], [f"{name}: answered by one of them only" for name in sorted(there[0] ^ there[1]) if not benchmark]
+    for name in both:
+        frame, why = (matched(a, b, name), []) if benchmark else _matched(a, b, name)
+        left += [f"{name}: {one}" for one in why]
+        for model, answered in frame.groupby(level=0):
+            items = answered.dropna(subset="difference")
+            if items.empty:
+                left.append(f"{name}: no item of it has a score ({model})")
+                continue
             means = {"mean_a": items["score_a"].mean(), "mean_b": items["score_b"].mean()}
             values = [items[side].to_numpy() for side in ("score_a", "score_b")]
             exam = items["exam"].all()
             pair = [intervals.proportion(scores == 100) if exam else intervals.mean_of(scores) for scores in values]
             rows.append({"benchmark": name, "model": model, **means, **intervals.paired(*pair, resamples, seed)})
     if not rows:
-        why = f" on {benchmark}: no item of it has a score" if benchmark else ": no benchmark was answered by both"
-        raise QilinError(f"{_told(a, b)}{why}; run 06 for both")
+        why = "; ".join(left) if both else "no benchmark was answered by both"
+        raise QilinError(f"{_told(a, b)}: {why}; run 06 for both with the same caps")
+    if left:
+        warnings.warn(f"{_told(a, b)}: left out: {'; '.join(left)}", stacklevel=2)
     return pd.DataFrame(rows)

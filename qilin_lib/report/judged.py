@@ -114,9 +114,7 @@ def _exports(folder: Path) -> list[Path]:
 def people_table(folder: Path) -> Table:
     """J5: how far people who filled in the sheet of 06 (`folder`) agree with its judge, and with each other."""
     own = folder / "judging"
-    said = [*files.read_jsonl(own / "records.jsonl")]
-    for path in _exports(folder):
-        said += sheet.read(path, own / "key.json")
+    said = [*files.read_jsonl(own / "records.jsonl"), *sheet.read_all(_exports(folder), own / "key.json")]
     rows = [
         [*row[:4], *(None if pd.isna(one) else f"{one:{form}}" for one, form in zip(row[4:], FORMS, strict=True))]
         for row in comparison.agreement(said).itertuples(index=False)

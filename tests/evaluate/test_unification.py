@@ -86,3 +86,12 @@ def test_a_file_of_another_form_is_refused_by_line(tmp_path: Path) -> None:
         one_stage.unified(path)
     with pytest.raises(QilinError, match=r"one_stage\.unified: .*none\.jsonl.*no file"):
         one_stage.unified(tmp_path / "none.jsonl")
+
+
+def test_a_run_without_02_is_refused_in_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("QILIN_RUNS_DIR", str(tmp_path))
+    (tmp_path / "bare").mkdir()
+    assert unification.main(["bare", str(tmp_path / "out.jsonl"), "gpt", "http://host/v1"]) == 2
+    assert "run 'bare' has not finished 02_tokenize" in capsys.readouterr().err

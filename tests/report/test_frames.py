@@ -221,6 +221,35 @@ def test_two_runs_are_compared_on_all_that_both_have(make: Callable) -> None:
     assert isinstance(frames.compare("one", "two", "huatuo"), pd.DataFrame)
 
 
+def test_what_cannot_be_compared_is_named_and_the_rest_is_compared(make: Callable) -> None:
+    make("one"), make("two", right="1111")
+    for name in ("one", "two"):
+        folder = frames.run_of(name).dir / "06_eval" / "predictions" / "fixed"
+        unknown = [{"id": "law-0", "correct": None, "gold": None, "output": "A", "reference": "", "prompt": "问"}]
+        files.write_jsonl(folder / "ceval" / "sft.jsonl", unknown)
+        files.write_jsonl(folder / f"mc_{name}" / "sft.jsonl", [record(0, True)])
+    with pytest.warns(UserWarning) as told:
+        frame = frames.compare("one", "two")
+    assert frame[["benchmark", "model"]].to_numpy().tolist() == [["cmexam", "dpo"], ["huatuo", "sft"]]
+    said = str(told[0].message)
+    assert said.startswith("compare one with two: left out: ") and len(told) == 1 and told[0].filename == __file__
+    assert (
+        "cmexam: 5 items stand in one of them only (sft)" in said and "ceval: no item of it has a score (sft)" in said
+    )
+    assert "mc_one: answered by one of them only" in said and "mc_two: answered by one" in said
+
+
+@pytest.mark.parametrize("given", [5, None, {"one"}, ["one", 5], "", b"one"])
+def test_what_is_no_run_is_refused_in_a_sentence(make: Callable, given: Any) -> None:
+    make()
+    with pytest.raises(QilinError, match=r"run .*(nearest valid: .* its name|no such run)"):
+        frames.evaluation.frame(given)
+    with pytest.raises(QilinError, match=r"run .*(nearest valid: .* its name|no such run)"):
+        frames.compare("one", given)
+    with pytest.raises(QilinError, match=r"compare: \('one', 'sft', 'cmexam'\).*nearest valid: .*\(run, model\)"):
+        frames.compare("one", ("one", "sft", "cmexam"))
+
+
 def test_tables_of_the_data_say_what_was_accepted(make: Callable) -> None:
     run = make()
     entry = {"stage": "02_tokenize", "when": "2026-01-02", "reason": "the log alone differs"}

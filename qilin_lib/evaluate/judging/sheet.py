@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
@@ -84,6 +84,22 @@ def read(export: Path, key: Path) -> list[dict[str, Any]]:
             raise QilinError(f"{export}: verdicts: '{name}' is not in {key}; save it from sheet.html again")
         known = secret["games"][name]
         asked, order = Pair(**known["pair"]).asked(known["order"], said.sheet), known["order"]
-        judge, reply = HUMAN + (said.judge or export.stem), Reply(WORDS[verdict])
+        judge, reply = HUMAN + (said.judge.strip() or export.stem), Reply(WORDS[verdict])
         records.append(record(asked, judge, reply, verdict_on_a(verdict, order)))
+    return records
+
+
+def read_all(exports: Iterable[Path], key: Path) -> list[dict[str, Any]]:
+    """The records of several files as of `read`; QilinError for two by one judge's name, which would count as one."""
+    records, known = [], {}
+    for export in exports:
+        own = read(export, key)
+        for judge in {one["judge"] for one in own}:
+            if judge in known:
+                raise QilinError(
+                    f"{export}: judge: '{judge.removeprefix(HUMAN)}' is {known[judge].name}'s too; nearest valid: "
+                    "another name there, or only the later file if both are one person's"
+                )
+            known[judge] = export
+        records += own
     return records

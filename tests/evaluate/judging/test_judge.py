@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,6 +26,7 @@ from qilin_lib.files import read_json, read_jsonl, write_json, write_jsonl
 from qilin_lib.models import names
 from qilin_lib.params import load
 from qilin_lib.report import judged
+from tests.report.test_browse import in_chromium, with_script
 
 DISC = "Proactivity: {}\nAccuracy: 4\nHelpfulness: 4\nLinguistic Quality: 4"
 
@@ -104,6 +106,40 @@ def test_pairs_are_judged_in_both_orders_and_people_stand_beside_the_judge(
     frame = judged.people_table(made.dir).words.set_index(["Judge", "and"])
     assert frame.loc[("human: 李", "human: 王"), ["Of people", "n", "Agreed, percent"]].tolist() == ["2", "1", "100.0"]
     assert frame.loc[("first", "human: 王"), "n"] == "0", "the judge contradicts itself on every item"
+
+
+@pytest.mark.parametrize("names", [("王", "王"), ("王", " 王 "), ("b", "")])
+def test_two_files_by_one_judge_s_name_are_refused(
+    judge: Callable, huatuo: Task, made: SimpleNamespace, names: tuple[str, str]
+) -> None:
+    """Two people of one name, or one person's file of yesterday and of today: neither is lost in the other."""
+    judge(huatuo, by="first", preset="zhongjing", max_items=2)
+    secret = read_json(made.dir / "judging" / "key.json")
+    for file, name in zip("ab", names, strict=True):
+        said = {"sheet": secret["sheet"], "judge": name, "verdicts": dict.fromkeys(secret["games"], "tie")}
+        write_json(made.run_dir / "people" / f"{file}.json", said)
+    with pytest.raises(QilinError, match=r"b\.json: judge: '(王|b)' is a\.json's too; nearest valid: another name"):
+        judged.people_table(made.dir)
+
+
+@pytest.mark.slow
+def test_what_two_people_save_of_a_sheet_has_two_names(judge: Callable, huatuo: Task, made: SimpleNamespace) -> None:
+    judge(huatuo, by="first", preset="zhongjing", max_items=2)
+    page, names = made.dir / "judging" / "sheet.html", []
+    with_script(
+        page,
+        "HTMLAnchorElement.prototype.click = function () { document.title += `|${this.download}`; };"
+        "for (const name of ['', '王/ 1']) {"
+        "at('judge').value = name; at('judge').dispatchEvent(new Event('input')); at('export').click(); }",
+    )
+    sheet = read_json(made.dir / "judging" / "key.json")["sheet"]
+    for _ in "ab":
+        title = re.search("<title>([^<]+)", in_chromium(page, 900)[0])[1]
+        nobody, named = title.split("|")[1:]
+        assert re.fullmatch(rf"judgments-{sheet}-[a-z0-9]{{6,}}\.json", nobody)
+        assert re.fullmatch(rf"judgments-{sheet}-王-1-[a-z0-9]{{6,}}\.json", named)
+        names += [nobody, named]
+    assert len({*names}) == 4
 
 
 def test_a_preset_that_scores_gives_each_model_a_mean_with_an_interval_by_item(

@@ -1,7 +1,9 @@
 const sheet = JSON.parse(document.getElementById("sheet").textContent);
 const at = (id) => document.getElementById(id);
 const key = "qilin-sheet-" + sheet.sheet;
-let state = { verdicts: {}, judge: "", language: "zh", place: 0 };
+// Tells apart the files of people who give no name, or the same.
+const person = Math.random().toString(36).slice(2, 10);
+let state = { verdicts: {}, judge: "", language: "zh", place: 0, person };
 try { state = { ...state, ...JSON.parse(localStorage.getItem(key) || "{}") }; } catch { /* a private window keeps nothing */ }
 
 function keep() { try { localStorage.setItem(key, JSON.stringify(state)); } catch { /* the export still works */ } }
@@ -33,7 +35,8 @@ at("export").onclick = () => {
   const text = JSON.stringify({ sheet: sheet.sheet, judge: state.judge, verdicts: state.verdicts }, null, 1);
   const link = document.createElement("a");
   link.href = "data:application/json;charset=utf-8," + encodeURIComponent(text);
-  link.download = `judgments-${sheet.sheet}.json`;
+  const parts = ["judgments", sheet.sheet, state.judge.replace(/[^\p{L}\p{N}]+/gu, "-"), state.person];
+  link.download = parts.filter(Boolean).join("-") + ".json";
   link.click();
 };
 document.onkeydown = (event) => {
