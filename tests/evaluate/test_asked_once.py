@@ -12,7 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.replies import StandIn
+from helpers.writer import Writer
 
 from qilin_lib import sample
 from qilin_lib.evaluate import answering, plan
@@ -37,12 +37,14 @@ def test_equal_items_are_asked_once_and_each_has_its_record(
     (raw_dir / "huatuo26m_test" / "test_datasets.jsonl").write_text("".join(lines), encoding="utf-8")
     params.benchmarks, params.protocols, params.max_items_huatuo = ["huatuo"], ["fixed"], None
     (task,) = [task for task in prepare(raw_dir, params) if task.name == "huatuo"]
-    backend = StandIn(lambda prompt: Reply(f"第{backend.asked.index(prompt.text)}问。"), tokenizer, template)
+    backend = Writer(lambda messages: f"第{backend.asked.index(messages)}问。", tokenizer, template, 9999)
+    backend.batch_size = 2
     path = predictions(tmp_path, "fixed", "huatuo", "base")
     answering.answer(task, "base", backend, 0, path)
     answering.store.finish(path, [item.id for item in task.items])
     records = list(read_jsonl(path))
-    assert Counter(backend.asked).most_common(1)[0][1] == 1 and len(backend.asked) == 3
+    asked = [str(messages) for messages in backend.asked]
+    assert Counter(asked).most_common(1)[0][1] == 1 and len(asked) == 3
     assert [record["reference"] for record in records] == [answer for _, answer in rows]
     assert records[0]["output"] == records[2]["output"] == records[4]["output"] != records[1]["output"]
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from helpers.replies import StandIn
+from helpers.writer import Writer
 
 from qilin_lib import runs, sample
 from qilin_lib.errors import QilinError
@@ -17,7 +17,6 @@ from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.evaluate.intervals import proportion
 from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import AS_IT_COMES, ceval_messages, cmexam_messages, fit
-from qilin_lib.evaluate.replies import Reply
 from qilin_lib.evaluate.scores import compare
 from qilin_lib.evaluate.store import predictions
 from qilin_lib.files import read_jsonl, write_json, write_jsonl
@@ -27,14 +26,14 @@ ITEM = Item("cmexam", "q1", "test", None, "咳嗽三周应查什么", {"A": "胸
 PASSAGES = [{"origin": f"a.txt:{n}", "score": 9.0 - n, "text": text} for n, text in enumerate(("甲" * 30, "乙" * 30))]
 
 
-def writer(tokenizer: Any, template: Any, context: int = 9999, shows: list | None = None) -> StandIn:
+def writer(tokenizer: Any, template: Any, context: int = 9999, shows: list | None = None) -> Writer:
     """Writes the same to everything, and is shown `shows` with every item."""
-    backend = StandIn(lambda prompt: Reply("回答1更好"), tokenizer, template)
-    backend.context, backend.asking = context, replace(AS_IT_COMES, passages=shows and (lambda item: shows))
+    backend = Writer(lambda messages: "回答1更好", tokenizer, template, context)
+    backend.asking = replace(AS_IT_COMES, passages=shows and (lambda item: shows))
     return backend
 
 
-def asked(backend: StandIn, shots: tuple = ()) -> Any:
+def asked(backend: Writer, shots: tuple = ()) -> Any:
     build = (lambda question, left: ceval_messages(question, ITEM, left, "内科")) if shots else None
     return fit(build or (lambda question, _: cmexam_messages(question, ITEM)), ITEM, shots, "答案：", backend, 8)
 
