@@ -6,12 +6,15 @@ of file name and stream it gives (line, payload or Reject).
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import csv
 import json
 import math
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,8 @@ _ROW_LINES = 400
 _NULL = re.compile(r"nan|none|null|nil|n/a|#n/a|<na>", re.IGNORECASE)
 _NOTHING = re.compile(r"[暂尚]?无(?:相关)?(?:资料|数据|信息|内容|记录|解析|解释)?[。.]?|[-–—/…]+|\.{3,}")
 _LONGEST_NOTHING = 10
+# How the text of a list begins: JSON's, Python's, or NumPy's.
+_LIST = re.compile(r"""\[\s*(?:[\[\]{'"]|array\()""")
 FIELDS = yaml.safe_load((Path(__file__).parents[1] / "data/fields.yaml").read_text(encoding="utf-8"))
 csv.field_size_limit(streams.MAX_LINE)
 
@@ -87,6 +92,18 @@ def leaves(value: Any) -> list[Any]:
         else:
             found.append(value)
     return found
+
+
+def list_of(text: str) -> list[Any]:
+    """The list whose text, JSON or Python's, a program has written; Reject for another, such as NumPy's."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(text)
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        value = ast.literal_eval(text)
+        # Python would join the texts of a list without commas.
+        if repr(value) == text:
+            return value
+    raise Reject("unknown form", f"a list as text that is neither JSON's nor Python's: {excerpt(text)}")
 
 
 def csv_rows(stream: Stream, delimiter: str = ",") -> Iterator[tuple[int, list[str] | Reject]]:
@@ -170,7 +187,16 @@ def csv_records(stream: Stream, delimiter: str = ",") -> Rows:
         elif behind := "".join(cells[width:]).strip():
             yield line, Reject("shifted row", f"text behind the last named column: {behind}")
         else:
-            yield line, {name: cell for name, cell in zip(names, cells, strict=True) if name}
+            yield line, parsed(partial(_record, names), cells)
+
+
+def _record(names: list[str], cells: list[str]) -> dict[str, Any]:
+    """{column: cell}, a list for a cell that is the text of one."""
+    return {
+        name: list_of(cell) if _LIST.match(cell) and cell.endswith("]") else cell
+        for name, cell in zip(names, cells, strict=True)
+        if name
+    }
 
 
 def rows(file: str, stream: Stream, fits: Callable[[Any], bool] | None = None, tabular: bool = False) -> Rows:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import FIELDS, Reject, field, field_text, leaves, required, string
+from qilin_lib.chimed.readers.decode import FIELDS, Reject, field, field_text, leaves, list_of, required, string
 from qilin_lib.chimed.records import Dialogue
 
 # (speaker, text), the speaker being "user", "assistant" or "system"
@@ -130,13 +130,8 @@ def _history(value: Any) -> list[Turn]:
 
 
 def _parsed(value: Any) -> Any:
-    """A list that a table holds as its JSON text."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError) as no:
-            raise Reject("unknown form", f"a list as text: {no}") from None
-    return value
+    """A list that a table holds as its text."""
+    return list_of(value.strip()) if isinstance(value, str) and value.lstrip().startswith("[") else value
 
 
 def unpacked(value: Any) -> Any:
