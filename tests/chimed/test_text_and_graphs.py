@@ -80,6 +80,33 @@ def test_textbook_sections_are_unwrapped():
     assert read(text.textbook, book, "d/000-本草.txt") == wanted
 
 
+@pytest.mark.parametrize(
+    "before, behind, between",
+    [
+        ("an angiotensin", "receptor", " "),
+        ("fell by 10", "mm Hg", " "),
+        ("hypertension,", "and", " "),
+        ("hypertension", "(see below)", " "),
+        ("heart failure of grade", "3", " "),
+        ("阿托伐他汀", "calcium", ""),
+        ("atorvastatin", "钙片", ""),
+        ("首剂量为1", "00mg", ""),
+        ("维生素B", "12", ""),
+        ("long-", "term", ""),
+    ],
+)
+def test_words_of_a_wrapped_sentence_are_not_glued(before, behind, between):
+    wrapped = f"成人原发性高血压患者在生活方式干预的基础上可以使用如下药物：{before}\n{behind}连用四周。"
+    assert guideline(wrapped) == wrapped.replace("\n", between)
+
+
+def test_a_book_in_english_is_cut_at_its_sentences():
+    page = "The patient was treated with an angiotensin receptor\nblocker and was followed for two years.\n"
+    found = [one for _, one in read(text.textbook, page * 100, "a.txt")]
+    assert " ".join(one.body for one in found) == (page * 100).replace("\n", " ").strip()
+    assert max(len(one.body) for one in found) < text.PASSAGE_CHARS + 100
+
+
 def guideline(content):
     """The body of a guideline's entry."""
     entries = [{"title": "规范", "content": content}, {"title": "空", "content": ""}]
