@@ -39,6 +39,9 @@ _PAGE = re.compile(r"\s{0,9}[-－—·]?\s{0,9}(\d{1,4})\s{0,9}(?:[-－—·]|[/
 _PICTURE = re.compile(r"\\r(?:图(?=\\p)|(?![A-Za-z]))|\\p[\w-]{1,24}\.bmp|\\x(?![A-Za-z])")
 _LABELS = ("内容：", "属性：")
 _ENDS = tuple("。！？：；…」』”）!?:;)")
+_END = re.compile(rf"(?:[{''.join(_ENDS)}]|[A-Za-z)%]\.)\s*$")
+# Where a wrapped line was parted at a blank; a number may be one with what was parted from it.
+_BLANK = re.compile(r"(?<=[A-Za-z0-9,.;:)%])\0(?=[A-Za-z(])|(?<=[a-z]{3})\0(?=[0-9])")
 
 
 def textbook(file: str, stream: Stream) -> Found:
@@ -136,7 +139,7 @@ def passages(title: str, lines: Lines) -> Iterator[tuple[int, Passage | Reject]]
     for number, line in lines:
         lost = isinstance(line, Reject)
         found = not lost and line.startswith("<") and _HEADING.match(line)
-        if lost or found or size >= PASSAGE_CHARS and (size >= OPEN_CHARS or held[-1].rstrip().endswith(_ENDS)):
+        if lost or found or size >= PASSAGE_CHARS and (size >= OPEN_CHARS or _END.search(held[-1])):
             if held:
                 yield start, Passage(heading, unwrapped(held))
             held, size = [], 0
@@ -178,5 +181,5 @@ def unwrapped(lines: list[str]) -> str:
         else:
             # Inside a wrapped sentence a short line is a fragment of it, where the printer broke twice.
             wrapped = not said.endswith(_ENDS) and (len(said) >= 24 or wrapped and line.endswith(" "))
-        parts += said.lstrip(), "" if wrapped else "\n"
-    return "".join(parts[:-1])
+        parts += said.lstrip(), "\0" if wrapped else "\n"
+    return _BLANK.sub(" ", "".join(parts[:-1])).replace("\0", "")
