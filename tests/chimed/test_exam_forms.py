@@ -102,6 +102,29 @@ def test_medqa_in_original_apollo_and_alpaca_form(tmp_path, file):
     assert [(item.question, item.options, item.gold) for item in task.items] == [(STEM, dict(OPTIONS), "A")]
 
 
+@pytest.mark.parametrize(
+    "changed, options, answer",
+    [
+        ({"options": {"A": 0, "B": 1.5, "C": False}, "answer": "A"}, (("A", "0"), ("B", "1.5")), "A"),
+        ({"answer": ["A", "C"]}, OPTIONS, "AC"),
+        ({"answer_idx": None, "answer": "C"}, OPTIONS, "C"),
+        ({"answer": "细菌"}, OPTIONS, "B"),
+        ({"options": dict(OPTIONS) | {"C": "A"}, "answer": "A"}, (*OPTIONS[:2], ("C", "A"), OPTIONS[3]), "A"),
+        ({"options": {letter.lower(): text for letter, text in OPTIONS}, "answer": "b"}, OPTIONS, "B"),
+        ({"options": [text for _, text in OPTIONS], "answer": "真菌"}, OPTIONS, "C"),
+        ({"options": [f"({letter}) {text}" for letter, text in OPTIONS], "answer": "C"}, OPTIONS, "C"),
+        ({"options": [{"key": letter, "value": text} for letter, text in OPTIONS], "answer": "C"}, OPTIONS, "C"),
+        ({"options": ["A型", "B型"], "answer": "B型"}, (("A", "A型"), ("B", "B型")), "B"),
+    ],
+)
+def test_no_option_and_no_answer_is_lost_by_its_form(tmp_path, changed, options, answer):
+    row = {"question": STEM, "options": dict(OPTIONS)} | changed
+    put(tmp_path / "medqa", {"test.jsonl": jsonl([row])})
+    assert payloads(tmp_path, "medqa") == [Exam(STEM, options, answer, "")]
+    put(tmp_path / "cmb", {"CMB-val.json": json.dumps([row])})
+    assert payloads(tmp_path, "cmb") == [Exam(STEM, options, answer, "")]
+
+
 def test_cmb_exam_and_clinic(tmp_path):
     choice = {"question": STEM, "answer": "AB", "option": dict(OPTIONS) | {"E": ""}, "question_type": "多项选择题"}
     hidden = {"id": 1, "question": STEM, "option": dict(OPTIONS)}
