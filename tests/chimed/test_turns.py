@@ -180,6 +180,13 @@ NO_TURNS = {
         {"messages": turns(), "label": False},
         {"prompt": ASKED, "completion": ANSWERED, "label": False},
         {"instruction": ASKED, "output": ANSWERED, "kto_tag": "false"},
+        *({"question": ASKED, "answer": ANSWERED, "label": label} for label in (0, "0", 0.0)),
+    ],
+    # As Huatuo-26M gives its consultations.
+    "link instead of an answer": [
+        {"questions": [[ASKED]], "answers": ["https://www.example.com/question/1.htm"]},
+        {"question": ASKED, "answer": "http://example.com/a?b=1 "},
+        {"prompt": ASKED, "completion": "www.example.com/1.htm"},
     ],
     "unknown form": [
         {"instruction": AGAIN, "output": LAST, "history": [[ASKED]]},
