@@ -41,7 +41,7 @@ def instruction_row(row: Any) -> Dialogue:
         row = {"messages": row}
     plain(row)
     for flag in CHAT["undesired"] if isinstance(row, dict) else ():
-        if string(row.get(flag)).lower() == "false" or row.get(flag) is False:
+        if string(row.get(flag)).lower() in ("false", "0", "0.0") or row.get(flag) is False:
             raise Reject("undesired answer", flag)
     if isinstance(row, dict) and isinstance(row.get("input"), list):
         return talk(messages(_pairs(row["input"], row.get("output"))), text_of(row.get("system")))
@@ -50,14 +50,20 @@ def instruction_row(row: Any) -> Dialogue:
         return talk(turns, system)
     if _is_messages(answers := unpacked(field(row, CHAT["answer"]))):
         return talk([*turns, *messages(answers)], system)
+    dialogue, questions = talk([*turns, ("assistant", _answer(row, answers))], system), field(row, CHAT["question"])
+    wordings = tuple(filter(None, map(field_text, leaves(questions)[1:]))) if isinstance(questions, list) else ()
+    return dialogue._replace(wordings=wordings) if wordings else dialogue
+
+
+def _answer(row: Any, answers: Any) -> str:
     answer = _sole(row, "answer")
     if isinstance(answers, list) and len(texts := list(filter(field_text, leaves(answers)))) > 1:
         raise Reject("several answers", " / ".join(map(str, texts)))
     if nothing(answer):
         raise Reject("empty field", "answer")
-    dialogue, questions = talk([*turns, ("assistant", answer)], system), field(row, CHAT["question"])
-    wordings = tuple(filter(None, map(field_text, leaves(questions)[1:]))) if isinstance(questions, list) else ()
-    return dialogue._replace(wordings=wordings) if wordings else dialogue
+    if _LINK.fullmatch(answer):
+        raise Reject("link instead of an answer", answer)
+    return answer
 
 
 def _sole(row: Any, kind: str, *spare: str) -> str:
@@ -146,6 +152,7 @@ def unpacked(value: Any) -> Any:
     return value
 
 
+_LINK = re.compile(r"(?:https?://|www\.)\S+")
 _LABEL = re.compile(r"\s*([^\s：:]{1,9})\s*[：:]\s*(.*)", re.DOTALL)
 
 
