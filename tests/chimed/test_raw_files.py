@@ -167,6 +167,8 @@ TITLED = [{"department": "内科", "title": asked, "ask": "", "answer": "休息"
 # Quotes behind backslashes, as databases write them.
 QUOTED = HEAD + '内科,"他说\\"疼\\"，很久",,"\\"好\\"\n休息"\n'
 EXAM = "id,question,A,B,C,D,answer\n0,下列正确的是,甲,乙,丙,丁,A\n"
+COMMAS = HEAD + "".join(f'内科,{asked},,"休息; 多喝水"\n' for asked in ASKED)
+CAPITALS = [{"Question": asked, "Answer": HAS} for asked in ASKED]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +178,13 @@ EXAM = "id,question,A,B,C,D,answer\n0,下列正确的是,甲,乙,丙,丁,A\n"
         (TOYHOM, "a.tsv", TABBED, [*ASKED, '5" 长']),
         (TOYHOM, "a.TSV.gz", gzip.compress(TABBED.encode()), [*ASKED, '5" 长']),
         (TOYHOM, "a.csv", QUOTED, ['他说"疼"，很久']),
+        (TOYHOM, "a.csv", TABBED, [*ASKED, '5" 长']),
+        (TOYHOM, "a.tsv", COMMAS, ASKED),
+        *((TOYHOM, "a.csv", COMMAS.replace("; ", "，").replace(",", mark), ASKED) for mark in ";|"),
+        (TOYHOM, "a.csv", COMMAS.replace(HEAD, HEAD.title()), ASKED),
+        ("general_zh", "a.json", dump(CAPITALS), ASKED),
+        ("medicalgpt_reward", "b.csv", PAIRS.replace("response", "Response").replace("q", "Q"), ASKED),
+        ("cmmlu", "test/a.csv", EXAM.replace(",", ";").title(), ["下列正确的是"]),
         ("medicalgpt_reward", "a.csv", PAIRS, ASKED),
         ("medicalgpt_reward", "b.tsv", PAIRS.replace(",", "\t"), ASKED),
         ("ceval", "val/physician_val.csv", EXAM, ["下列正确的是"]),
