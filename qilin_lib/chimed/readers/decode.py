@@ -203,26 +203,34 @@ def rows(file: str, stream: Stream, fits: Callable[[Any], bool] | None = None, t
     """(line, record) of a file: JSON of any layout, or the rows of CSV as dicts; a broken one is a Reject.
 
     What begins with a bracket is JSON whatever its name says; else the name says, and `tabular` where it does not.
+    Cells are parted by what parts the names of the columns, whatever the file's name says.
     """
     form = plain_name(file).lower()[-4:]
     if form in (".csv", ".tsv") or tabular:
-        begins = next((text[0] for piece in stream.pieces() if (text := piece.lstrip())), "")
-        if begins not in ("[", "{"):
-            return csv_records(stream, "\t" if form == ".tsv" else ",")
+        head = next((text.split("\n")[0] for piece in stream.pieces() if (text := piece.lstrip())), "")
+        if not head.startswith(("[", "{")):
+            return csv_records(stream, max(",\t;|", key=head.count))
     return json_items(stream, fits)
 
 
 def parsed(parse: Callable[[Any], Any], row: Any) -> Any:
-    """What `parse` makes of a row, or the Reject that it raised (or that the row already is), with the row as JSON."""
+    """What `parse` makes of a row, or the Reject that it raised (or that the row already is), with the row as JSON.
+
+    The names of its fields are small letters for `parse`, unless two were one then.
+    """
     if isinstance(row, Reject):
         return row
     try:
-        return parse(row)
+        return parse(_small(row) if isinstance(row, dict) else row)
     except Reject as no:
         try:
             return Reject(no.reason, no.detail, json.dumps(row, ensure_ascii=False))
         except RecursionError:
             return Reject(no.reason, no.detail, "(nested too deep to show)")
+
+
+def _small(row: dict[str, Any]) -> dict[str, Any]:
+    return {name if (small := name.lower()) in row else small: value for name, value in row.items()}
 
 
 def parsed_rows(parse: Callable[[Any], Payload], file: str, stream: Stream, tabular: bool = False) -> Found:

@@ -67,14 +67,14 @@ def exam_row(row: Any, answered: bool = False) -> Exam:
     names = FIELDS["exam"]
     question, options = required(row, *names["question"]), field(row, names["options"], row)
     answer = next((row[name] for name in names["answer"] if letters_of(row.get(name))), "")
-    lettered = [option for option in _lettered(options, pointed="Options" not in row) if option[1]]
+    lettered = [option for option in _lettered(options) if option[1]]
     if answered and not answer:
         raise Reject("no answer", f"Answer is {field(row, names['answer'])!r}")
     return _exam(question, lettered, answer, field_text(field(row, names["explanation"])))
 
 
-def _lettered(options: Any, pointed: bool) -> list[tuple[str, str]]:
-    """(letter, text) of options in any of their forms; `pointed`: a text may have a point behind each."""
+def _lettered(options: Any) -> list[tuple[str, str]]:
+    """(letter, text) of options in any of their forms."""
     if isinstance(options, list) and all(isinstance(one, dict) for one in options):
         options = {string(one.get("key")): one.get("value") for one in options}
     elif isinstance(options, list) and len(options) <= len(LETTERS):
@@ -83,7 +83,7 @@ def _lettered(options: Any, pointed: bool) -> list[tuple[str, str]]:
         options = "\n".join(options) if marked else dict(zip(LETTERS, options, strict=False))
     if isinstance(options, str):
         # Apollo puts a point behind every option, and writes one that is not there as "(E) .".
-        return [(key, text.removesuffix(".") if pointed else text) for key, text in options_of(options)]
+        return [(k, text.removesuffix(".") if options[:1] == "(" else text) for k, text in options_of(options)]
     if not isinstance(options, dict):
         raise Reject("broken options", f"a {type(options).__name__} where an object was expected")
     cells = {key.upper(): cell for key, cell in options.items()}
