@@ -136,7 +136,7 @@ def test_cmb_exam_and_clinic(tmp_path):
     clinic = {"id": "0", "title": "病例", "description": "男，三岁，咳嗽三天。", "QA_pairs": pairs}
     files = {
         "CMB-Exam/CMB-test/CMB-test-choice-question-merge.json": [hidden, choice],
-        "CMB-test-qa.json": [clinic, {"id": "1"}],
+        "CMB-Clin/CMB-Clin-qa.json": [clinic, {"id": "1"}],
         "CMB-Exam/CMB-train/CMB-train-merge.json": [choice],
     }
     put(tmp_path / "cmb", {file: json.dumps(rows) for file, rows in files.items()})

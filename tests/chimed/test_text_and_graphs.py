@@ -168,6 +168,32 @@ def test_the_text_of_a_guideline(content, body):
     assert guideline(content) == body
 
 
+@pytest.mark.parametrize(
+    "row, found",
+    [
+        ({"title": "规范", "content": None, "text": "第一条。"}, Passage("规范", "第一条。")),
+        ({"Title": "规范", "Content": "第一条。"}, Passage("规范", "第一条。")),
+        ({"title": "规范", "content": ["第一条。", "第二条。"]}, Passage("规范", "第一条。\n第二条。")),
+        (
+            {"title": "规范", "content": [{"text": "第一条。"}, {"text": "第二条。"}]},
+            Passage("规范", "第一条。\n第二条。"),
+        ),
+        ({"title": "规范", "content": ["第一条。", {"table": [1]}]}, "content that is not text"),
+        ({"title": "规范", "content": " "}, "empty field"),
+        ({"title": "规范", "body": "第一条。"}, "missing field"),
+    ],
+)
+def test_all_that_an_entry_says_is_read(row, found):
+    assert read(text.textbook, [row, row]) == [(1, found), (2, found)]
+
+
+@pytest.mark.parametrize(
+    "line", ["[1] 张仲景。伤寒论。", "[宋] 陈自明", "[图1] 经络", "{甲} 正文。", '"引言"', "[] 空"]
+)
+def test_a_book_may_begin_with_a_bracket(line):
+    assert read(text.textbook, f"{line}\n正文。\n", "书.txt") == [(1, Passage("书", f"{line}\n正文。"))]
+
+
 def test_marks_of_a_book_collection_go_and_captions_stay():
     book = "<篇名>椰子\n内容：\\r椰子\\ph391.bmp\\r，出安南。\n\\x根\\x\n气味苦，平。\n"
     book += "\\r图\\p03-b26a4.bmp\\r \n\\x流珠\n形。\\x\n"

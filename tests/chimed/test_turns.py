@@ -301,6 +301,13 @@ PROMPT = chat("role", "content", "user", "assistant", FOUR[:3])
             "rejected": json.dumps(said("assistant", WORSE)),
         },
         {"messages": PROMPT + said("assistant", LAST), "rejected_response": WORSE},
+        # As UltraFeedback is cut into pairs.
+        {
+            "prompt": AGAIN,
+            "messages": PROMPT + said("assistant", LAST),
+            "chosen": PROMPT + said("assistant", LAST),
+            "rejected": PROMPT + said("assistant", WORSE),
+        },
         {
             "chosen": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant: {LAST}",
             "rejected": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant: {WORSE}",
