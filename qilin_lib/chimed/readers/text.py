@@ -11,10 +11,10 @@ from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import FIELDS, Found, Reject, field_text, parsed, rows
+from qilin_lib.chimed.readers.decode import FIELDS, Found, Reject, field_text, parsed, required, rows
 from qilin_lib.chimed.readers.json_text import holds_rows
 from qilin_lib.chimed.readers.stream import Stream, plain_name
-from qilin_lib.chimed.readers.turns import instruction_row
+from qilin_lib.chimed.readers.turns import instruction_row, text_of
 from qilin_lib.chimed.records import Passage
 
 Lines = Iterable[tuple[int, str | Reject]]
@@ -81,20 +81,20 @@ def _entries(file: str, stream: Stream) -> Found:
         if isinstance(row, Reject | list):
             yield line, parsed(instruction_row, row)
             continue
-        body = parsed(_body, row)
-        if isinstance(body, Reject):
-            yield line, body
+        entry = parsed(_entry, row)
+        if isinstance(entry, Reject):
+            yield line, entry
             continue
-        lines = list(enumerate(body.split("\n")))
+        lines = list(enumerate(entry.body.split("\n")))
         pages = page_numbers(lines)
-        for _, passage in passages(field_text(row.get("title")), [line for line in lines if line[0] not in pages]):
+        for _, passage in passages(entry.title, [line for line in lines if line[0] not in pages]):
             yield line, passage
 
 
-def _body(row: Any) -> str:
-    if body := field_text(row.get("content", row.get("text"))) if isinstance(row, dict) else "":
-        return body
-    raise Reject("empty field", "content")
+def _entry(row: Any) -> Passage:
+    bodies = (text_of(row[name]) for name in ("content", "text") if isinstance(row, dict) and name in row)
+    body = next(filter(field_text, bodies), "") or required(row, "content", "text")
+    return Passage(field_text(row.get("title")), body)
 
 
 def page_numbers(lines: Lines) -> set[int]:
