@@ -107,6 +107,19 @@ def test_a_book_in_english_is_cut_at_its_sentences():
     assert max(len(one.body) for one in found) < text.PASSAGE_CHARS + 100
 
 
+@pytest.mark.parametrize(
+    "sentence", ["患者应当休息并多饮水，必要时到医院就诊。", "Take rest and drink plenty of water. ", "长"]
+)
+@pytest.mark.parametrize("file", ["书.txt", "书.jsonl"])
+def test_a_book_without_lines_is_cut_into_passages(file, sentence):
+    book = sentence * (300_000 // len(sentence))
+    found = read(text.textbook, book if file == "书.txt" else [{"text": book}], file)
+    bodies = [one.body for _, one in found]
+    assert {line for line, _ in found} == {1} and "".join(bodies).replace(" ", "") == book.replace(" ", "")
+    assert max(map(len, bodies)) < (text.OPEN_CHARS if sentence == "长" else text.PASSAGE_CHARS) + 10_000
+    assert all(body.endswith(sentence.strip()) for body in bodies)
+
+
 def guideline(content):
     """The body of a guideline's entry."""
     entries = [{"title": "规范", "content": content}, {"title": "空", "content": ""}]
