@@ -23,6 +23,11 @@ Lines = Iterable[tuple[int, str | Reject]]
 PASSAGE_CHARS = 1500
 # Text without sentence ends (lists, tables) is cut here, so that a passage does not grow with its file.
 OPEN_CHARS = 64 * PASSAGE_CHARS
+# A line of so many characters is taken for several, which end at sentences where it has any.
+_LONG = 4 * PASSAGE_CHARS
+_PART = re.compile(
+    rf".{{{PASSAGE_CHARS}}}.{{0,{_LONG}}}?(?:[。！？；!?][”」』）]{{0,3}}|[A-Za-z)%]\.(?=\s))|.{{1,{_LONG}}}", re.DOTALL
+)
 _HEADING = re.compile(r"<篇名>(.*)")
 _FURNITURE = re.compile(
     r"<目录>.*|(?:书名|作者|朝代|年份)：.*|[-－—]\s*\d+\s*[-－—]|第\s*\d+\s*页(?:\s*共\s*\d+\s*页)?"
@@ -136,7 +141,7 @@ def passages(title: str, lines: Lines) -> Iterator[tuple[int, Passage | Reject]]
     Sections between <篇名> headings, cut at paragraph ends near PASSAGE_CHARS characters, anywhere at OPEN_CHARS.
     """
     heading, start, held, size = title, 0, [], 0
-    for number, line in lines:
+    for number, line in _parted(lines):
         lost = isinstance(line, Reject)
         found = not lost and line.startswith("<") and _HEADING.match(line)
         if lost or found or size >= PASSAGE_CHARS and (size >= OPEN_CHARS or _END.search(held[-1])):
@@ -154,6 +159,12 @@ def passages(title: str, lines: Lines) -> Iterator[tuple[int, Passage | Reject]]
             size += len(text)
     if held:
         yield start, Passage(heading, unwrapped(held))
+
+
+def _parted(lines: Lines) -> Iterator[tuple[int, str | Reject]]:
+    for number, line in lines:
+        short = isinstance(line, Reject) or len(line) <= _LONG
+        yield from ((number, part) for part in ([line] if short else _PART.findall(line)))
 
 
 def _text(line: str) -> str:
