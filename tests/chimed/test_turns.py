@@ -84,6 +84,9 @@ def marked(user, assistant):
         {"instruction": f"患者：{ASKED}医生：{ANSWERED}患者：{AGAIN}", "input": "", "output": LAST},
         {"prompt": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant:", "response": LAST},
         {"prompt": f"<|user|>\n{ASKED}<|assistant|>{ANSWERED}<|user|>{AGAIN}<|assistant|>", "output": LAST},
+        {"text": f"患者：{ASKED}\n医生：{ANSWERED}\n患者：{AGAIN}\n医生：{LAST}"},
+        {"id": 1, "text": f"<human>: {ASKED}\n<bot>: {ANSWERED}\n<human>: {AGAIN}\n<bot>: {LAST}"},
+        {"text": f"### Human: {ASKED}### Assistant: {ANSWERED}\n### Human: {AGAIN}\n### Assistant: {LAST}"},
         {"query": f"<s>问：\n{ASKED}\n答：\n{ANSWERED}\n问：\n{AGAIN}\n答：\n", "response": LAST},
         {
             "prompt": chat("role", "content", "user", "assistant", FOUR[:3]),
@@ -192,7 +195,7 @@ NO_TURNS = {
         {"instruction": AGAIN, "output": LAST, "history": [[ASKED]]},
         {"instruction": AGAIN, "output": LAST, "history": ASKED},
     ],
-    "missing field": [{"x": 1}],
+    "missing field": [{"x": 1}, {"text": ASKED}, {"text": f"患者：{ASKED}"}],
     "empty field": [
         {"instruction": "", "input": "", "output": ANSWERED},
         {"question": " ", "context": "患者，40岁。", "answer": ANSWERED},
