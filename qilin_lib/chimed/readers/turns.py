@@ -25,20 +25,18 @@ _NAMES = FIELDS["speakers"].items()
 _SPEAKERS = {name: who for who, kinds in _NAMES for names in kinds.values() for name in names}
 # Those that are also fields of a row name no speaker as the key of a message.
 _KEYS = _SPEAKERS.keys() - {*CHAT["question"], *CHAT["below the question"], *CHAT["answer"]}
+_ASKED = ("input", *(name for kind in ("messages", "question", "answer") for name in CHAT[kind]))
 
 
 def instruction_row(row: Any) -> Dialogue:
     """One row of dialogues, questions with answers, chats or instructions, whichever of their forms it has.
 
     A list of messages, alone or under one of CHAT["messages"]; {"input": [q, …], "output": [a, …]}; [question,
-    answer]; or a question (`input` or `context` goes on) and an answer, a text or messages, after the pairs in
-    `history`. A `system` text stands before all of them. Of a list of questions the first is asked, the others are its
-    `wordings`.
+    answer]; {"text": all turns, each behind its role mark}; or a question (`input` or `context` goes on) and an answer,
+    a text or messages, after the pairs in `history`. A `system` text stands before all of them. Of a list of questions
+    the first is asked, the others are its `wordings`.
     """
-    if isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row):
-        row = {"question": row[0], "answer": row[1]}
-    elif _is_messages(row):
-        row = {"messages": row}
+    row = _named(row)
     plain(row)
     for flag in CHAT["undesired"] if isinstance(row, dict) else ():
         if string(row.get(flag)).lower() in ("false", "0", "0.0") or row.get(flag) is False:
@@ -53,6 +51,15 @@ def instruction_row(row: Any) -> Dialogue:
     dialogue, questions = talk([*turns, ("assistant", _answer(row, answers))], system), field(row, CHAT["question"])
     wordings = tuple(filter(None, map(field_text, leaves(questions)[1:]))) if isinstance(questions, list) else ()
     return dialogue._replace(wordings=wordings) if wordings else dialogue
+
+
+def _named(row: Any) -> Any:
+    if isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row):
+        return {"question": row[0], "answer": row[1]}
+    if isinstance(row, dict) and row.keys().isdisjoint(_ASKED):
+        told = [{"role": who, "content": text} for who, text in whole_transcript(string(row.get("text")))]
+        return row | {"messages": told} if told else row
+    return {"messages": row} if _is_messages(row) else row
 
 
 def _answer(row: Any, answers: Any) -> str:
@@ -261,7 +268,7 @@ def alternating(turns: Iterable[Turn], system: str = "") -> tuple[tuple[str, ...
 _WORDS, _HEADINGS = ("|".join(n for _, kinds in _NAMES for n in kinds.get(kind, ())) for kind in ("marks", "headings"))
 _MARK = re.compile(
     rf"(?:<(?P<tag>{_WORDS})>|<\|(?P<token>{_WORDS})\|>[：:]?|<\|im_start\|>(?P<chat>{_WORDS})\n"
-    rf"|(?:^|(?<=\s))#{{2,5}}[ \t]?(?P<heading>{_HEADINGS}|{_WORDS})[ \t]?"
+    rf"|(?<!#)#{{2,5}}[ \t]?(?P<heading>{_HEADINGS}|{_WORDS})[ \t]?"
     rf"|(?:^|(?<=[\s。！？!?…；;>])(?<!\d[.、]\s))(?P<word>{_WORDS})[ \t]?)(?:(?(token)|(?(chat)|[：:])))",
     re.IGNORECASE,
 )
