@@ -124,6 +124,10 @@ def test_an_escape_that_is_left_in_a_text_is_read_and_half_a_one_rejected(build_
     "change, said",
     [
         ({"sources": ["remedi"]}, "get it from"),
+        (
+            {"sources": []},
+            r"sources = \[\]: none of them feeds training; there are huatuo_encyclopedia_qa, cmexam, cmd",
+        ),
         ({"exclude_licences": ["MTI"]}, "did you mean 'MIT'"),
         # Another Creative Commons licence is no neighbour of the one that was meant.
         ({"exclude_licences": ["CC BY-NC-ND"]}, "the licences are .*CC BY-ND 4.0"),

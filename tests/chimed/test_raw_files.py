@@ -314,6 +314,9 @@ def test_links_inside_the_raw_folder_are_read_and_what_leads_out_or_back_or_is_n
 # --- what is not read -------------------------------------------------------------------------------------------------
 
 
+INNER = ("more.zip/inner.zip", "part.zip/c.tgz")
+
+
 def test_what_is_not_read_is_named_in_ledger_and_notebook(tmp_path, build_of):
     raw = put(
         tmp_path / "raw",
@@ -321,18 +324,19 @@ def test_what_is_not_read_is_named_in_ledger_and_notebook(tmp_path, build_of):
             "huatuo_encyclopedia_qa/train.jsonl": LINES,
             "huatuo_encyclopedia_qa/notes.xlsx": b"x",
             "huatuo_encyclopedia_qa/more.zip": zipped({"readme.md": b"x", "inner.zip": b"x"}),
-            "huatuo_encyclopedia_qa/part.zip": zipped({"b.jsonl": LINES, "b.md": b"x"}),
+            "huatuo_encyclopedia_qa/part.zip": zipped({"b.jsonl": LINES, "b.md": b"x", "c.tgz": b"x"}),
             "huatuo_encyclopedia_qa/a/b/c/far.jsonl": LINES,
             "meddialog_cn/COVID.docx": b"x",
         },
     )
     unread = build_of(raw, tmp_path / "out").ledger["unread"]
-    assert set(unread[NAME]) == {"notes.xlsx", "more.zip", "part.zip/b.md", "a/b/c/far.jsonl"}
+    assert set(unread[NAME]) == {"notes.xlsx", "more.zip", "part.zip/b.md", "a/b/c/far.jsonl", *INNER}
+    assert all("unpack the outer one" in unread[NAME][name] for name in INNER)
     assert set(unread["meddialog_cn"]) == {"COVID.docx"}
     assert all(reason for files in unread.values() for reason in files.values())
     table = data.sources_table(raw)
     states = dict(zip(table.frame["Dataset"], table.frame["Status"], strict=True))
-    assert states["meddialog_cn"] == "nothing read" and states[NAME] == "present, 4 files not read"
+    assert states["meddialog_cn"] == "nothing read" and states[NAME] == "present, 6 files not read"
     assert states["remedi"] == "missing"
     shown = "\n".join(table.notes)
     assert "meddialog_cn: COVID.docx" in shown and "notes.xlsx" in shown and "far.jsonl (too deep" in shown
