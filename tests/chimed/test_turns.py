@@ -161,6 +161,10 @@ NO_TURNS = {
         {"messages": turns(), "images": ["x.png"]},
         {"messages": turns(), "system": {"type": "image"}},
         {"instruction": ASKED, "output": ANSWERED, "context": ["一", "二"]},
+        # A table by columns, as pandas writes one.
+        {"questions": {"0": ASKED, "1": AGAIN}, "answers": {"0": ANSWERED, "1": LAST}},
+        {"question": ASKED, "answer": {"body": ANSWERED}},
+        {"question": ASKED, "answer": True},
     ],
     "system turn after the first": [{"messages": [*turns(), {"role": "system", "content": SYSTEM}]}],
     "unknown speaker": [{"messages": turns((2, {"role": "tool"}))}],
