@@ -69,6 +69,10 @@ def required(row: Any, *names: str) -> str:
             value = value[0] if value else ""
         if text := field_text(value):
             return text
+    for name in there:
+        if isinstance(row[name], dict | bool):
+            advice = "; write a table as one object a row" if str(row[name]).startswith("{'0'") else ""
+            raise Reject("content that is not text", f"{name} is a {type(row[name]).__name__}{advice}")
     if there:
         raise Reject("empty field", there[0])
     raise Reject("missing field", f"{' or '.join(names[:3])}; found {', '.join(map(str, list(row)[:8]))}")
