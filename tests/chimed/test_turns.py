@@ -257,6 +257,11 @@ NOTHING += ["No input", "（无）", "无。", "无需输入", "不需要输入"
         # What a question is about stands below it.
         ({"instruction": ASKED, "input": "患者，40岁。"}, f"{ASKED}\n患者，40岁。"),
         ({"instruction": ASKED, "context": "患者，40岁。", "label": True}, f"{ASKED}\n患者，40岁。"),
+        (
+            {"instruction": ASKED, "input": "患者，40岁。", "context": "有胃溃疡。"},
+            f"{ASKED}\n患者，40岁。\n有胃溃疡。",
+        ),
+        ({"instruction": ASKED, "input": "患者，40岁。", "context": "患者，40岁。"}, f"{ASKED}\n患者，40岁。"),
         # Where a row has no other question, what is below it is the question.
         ({"instruction": "", "input": ASKED}, ASKED),
         ({"input": ASKED}, ASKED),
