@@ -124,13 +124,12 @@ def asked(row: Any) -> tuple[str, list[Turn]]:
         return system, messages(row[key])
     if isinstance(row, dict) and _is_messages(prompt := unpacked(row.get("prompt"))):
         return system, [*_history(row.get("history")), *messages(prompt)]
-    question = _sole(row, "question", "input")
-    below = next((row[name] for name in CHAT["below the question"] if row.get(name)), "")
-    if isinstance(below, list | dict):
-        raise Reject("content that is not text", f"a {type(below).__name__} beside the question")
-    more = string(below)
-    question = question if more == question or nothing(more) else f"{question}\n{more}"
-    return system, [*_history(row.get("history")), ("user", question)]
+    said = [_sole(row, "question", "input")]
+    for more in (row[name] for name in CHAT["below the question"] if row.get(name)):
+        if isinstance(more, list | dict):
+            raise Reject("content that is not text", f"a {type(more).__name__} beside the question")
+        said += [string(more)] if string(more) not in said and not nothing(string(more)) else []
+    return system, [*_history(row.get("history")), ("user", "\n".join(said))]
 
 
 def _history(value: Any) -> list[Turn]:
