@@ -6,7 +6,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from raw_files import jsonl, payloads, put
+from raw_files import jsonl, payloads, put, units_of
 
 from qilin_lib.chimed.readers import exam
 from qilin_lib.chimed.records import Dialogue, Exam
@@ -123,6 +123,14 @@ def test_no_option_and_no_answer_is_lost_by_its_form(tmp_path, changed, options,
     assert payloads(tmp_path, "medqa") == [Exam(STEM, options, answer, "")]
     put(tmp_path / "cmb", {"CMB-val.json": json.dumps([row])})
     assert payloads(tmp_path, "cmb") == [Exam(STEM, options, answer, "")]
+
+
+def test_a_question_without_options_says_what_it_has_instead(tmp_path):
+    rows = [{"question": STEM, "opa": "病毒", "opb": "细菌", "cop": 1}, {"question": STEM, "options": None}]
+    put(tmp_path / "medqa", {"test.jsonl": jsonl(rows)})
+    found = units_of(tmp_path, "medqa")
+    assert [one.reason for one in found] == ["missing field", "broken options"]
+    assert found[0].detail == "options or A, B, …; found question, opa, opb, cop"
 
 
 def test_cmb_exam_and_clinic(tmp_path):
