@@ -66,6 +66,8 @@ def exam_row(row: Any, answered: bool = False) -> Exam:
     """
     names = FIELDS["exam"]
     question, options = required(row, *names["question"]), field(row, names["options"], row)
+    if options is row and not {"A", "a"} & row.keys():
+        raise Reject("missing field", f"options or A, B, …; found {', '.join(list(row)[:8])}")
     answer = next((row[name] for name in names["answer"] if letters_of(row.get(name))), "")
     lettered = [option for option in _lettered(options) if option[1]]
     if answered and not answer:
