@@ -166,6 +166,15 @@ NO_TURNS = {
         {"question": ASKED, "answer": {"body": ANSWERED}},
         {"question": ASKED, "answer": True},
     ],
+    # Exams, whose letters say nothing without their options.
+    "options beside the question": [
+        {"question": ASKED, "options": {"A": "甲", "B": "乙"}, "answer": "B"},
+        {"question": ASKED, "option": ["甲", "乙"], "answer": "乙"},
+        {"question": ASKED, "choices": ["甲", "乙"], "answer": 1},
+        {"question": ASKED, "A": "甲", "B": "乙", "answer": "B"},
+        {"Question": ASKED, "Options": "A 甲\nB 乙", "Answer": "B"},
+        {"question": ASKED, "opa": "甲", "opb": "乙", "response": "乙"},
+    ],
     "system turn after the first": [{"messages": [*turns(), {"role": "system", "content": SYSTEM}]}],
     "unknown speaker": [{"messages": turns((2, {"role": "tool"}))}],
     "role marks inside a turn": [
