@@ -1,7 +1,7 @@
 """Who says what in a row: system text and turns, in the spellings in which chats, instructions and histories go round.
 
-What would be lost or glued is a Reject by name: tools, content that is not text, a turn without loss, an empty turn
-between two others, a system turn after the first, several questions or answers, an answer that nobody wants, role
+What would be lost or glued is a Reject by name: tools, content that is not text, options, a turn without loss, an empty
+turn between two others, a system turn after the first, several questions or answers, an answer that nobody wants, role
 marks that cannot be told apart.
 """
 
@@ -20,7 +20,8 @@ from qilin_lib.chimed.records import Dialogue
 # (speaker, text), the speaker being "user", "assistant" or "system"
 Turn = tuple[str, str]
 CHAT = FIELDS["chat"]
-_REFUSED = {name: reason for reason in ("tools", "content that is not text") for name in CHAT[reason]}
+_REASONS = ("tools", "content that is not text", "options beside the question")
+_REFUSED = {name: reason for reason in _REASONS for name in CHAT[reason]}
 _NAMES = FIELDS["speakers"].items()
 _SPEAKERS = {name: who for who, kinds in _NAMES for names in kinds.values() for name in names}
 # Those that are also fields of a row name no speaker as the key of a message.
@@ -93,7 +94,7 @@ def _pairs(first: Any, second: Any) -> list[list[Any]]:
 
 
 def plain(row: Any) -> None:
-    """Reject a row whose answers rest on more than its texts: tools, or content that is not text."""
+    """Reject a row whose answers rest on more than its texts: tools, content that is not text, options of an exam."""
     if not isinstance(row, dict) or _REFUSED.keys().isdisjoint(row):
         return
     for name in row:
