@@ -84,6 +84,9 @@ def marked(user, assistant):
         {"instruction": f"患者：{ASKED}医生：{ANSWERED}患者：{AGAIN}", "input": "", "output": LAST},
         {"prompt": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant:", "response": LAST},
         {"prompt": f"<|user|>\n{ASKED}<|assistant|>{ANSWERED}<|user|>{AGAIN}<|assistant|>", "output": LAST},
+        # As `datasets` writes a sequence of messages.
+        {"messages": {"role": [who for who, _ in FOUR], "content": [text for _, text in FOUR]}},
+        {"conversations": {"from": [who for who, _ in FOUR], "value": [text for _, text in FOUR]}},
         {"text": f"患者：{ASKED}\n医生：{ANSWERED}\n患者：{AGAIN}\n医生：{LAST}"},
         {"id": 1, "text": f"<human>: {ASKED}\n<bot>: {ANSWERED}\n<human>: {AGAIN}\n<bot>: {LAST}"},
         {"text": f"### Human: {ASKED}### Assistant: {ANSWERED}\n### Human: {AGAIN}\n### Assistant: {LAST}"},
