@@ -175,7 +175,7 @@ def messages(value: Any) -> list[Turn]:
     """
     value = _parsed(value)
     if isinstance(value, dict):
-        pairs = _pairs(value.get("speaker"), value.get("utterance"))
+        pairs = _pairs(field(value, CHAT["speaker"]), field(value, CHAT["text"]))
         value = [{"speaker": who, "utterance": said} for who, said in pairs]
     if not isinstance(value, list) or not all(isinstance(message, dict | str | list) for message in value):
         raise Reject("unknown form", "the conversation is no list of messages")
