@@ -68,7 +68,8 @@ def exam_row(row: Any, answered: bool = False) -> Exam:
     question, options = required(row, *names["question"]), field(row, names["options"], row)
     if options is row and not {"A", "a"} & row.keys():
         raise Reject("missing field", f"options or A, B, …; found {', '.join(list(row)[:8])}")
-    answer = next((row[name] for name in names["answer"] if letters_of(row.get(name))), "")
+    answers = [row[name] for name in names["answer"] if letters_of(row.get(name))]
+    answer = next((one for one in answers if _LETTERS.fullmatch(letters_of(one))), answers[0] if answers else "")
     lettered = [option for option in _lettered(options) if option[1]]
     if answered and not answer:
         raise Reject("no answer", f"Answer is {field(row, names['answer'])!r}")
@@ -142,7 +143,7 @@ def _exam(question: str, options: list[tuple[str, str]], answer: Any, explanatio
     letters, said, answer = [letter for letter, _ in options], string(answer), letters_of(answer)
     if len(options) < 2 or len(set(letters)) != len(letters):
         raise Reject("broken options", f"letters {''.join(letters) or 'none'}")
-    if not _LETTERS.fullmatch(answer) and [text for _, text in options].count(said) == 1:
+    if not set(answer) <= set(letters) and [text for _, text in options].count(said) == 1:
         answer = next(letter for letter, text in options if text == said)
     if answer and not _LETTERS.fullmatch(answer):
         raise Reject("unknown answer", answer)
