@@ -207,6 +207,18 @@ def test_a_book_may_begin_with_a_bracket(line):
     assert read(text.textbook, f"{line}\n正文。\n", "书.txt") == [(1, Passage("书", f"{line}\n正文。"))]
 
 
+TOLD = [
+    "年份：2019年发病率上升。",
+    "作者：认为本病与饮食有关，应当限制钠盐的摄入并且每天坚持运动三十分钟以上，同时规律服药、定期复查血压",
+]
+
+
+@pytest.mark.parametrize("line", TOLD)
+def test_a_sentence_behind_a_word_of_a_book_s_head_stays(line):
+    book = f"书名：本草\n作者：某\n年份：\n{line}。\n正文。\n"
+    assert read(text.textbook, book, "书.txt") == [(4, Passage("书", f"{line}。\n正文。"))]
+
+
 def test_marks_of_a_book_collection_go_and_captions_stay():
     book = "<篇名>椰子\n内容：\\r椰子\\ph391.bmp\\r，出安南。\n\\x根\\x\n气味苦，平。\n"
     book += "\\r图\\p03-b26a4.bmp\\r \n\\x流珠\n形。\\x\n"
