@@ -30,7 +30,7 @@ _PART = re.compile(
 )
 _HEADING = re.compile(r"<篇名>(.*)")
 _FURNITURE = re.compile(
-    r"<目录>.*|(?:书名|作者|朝代|年份)：.*|[-－—]\s*\d+\s*[-－—]|第\s*\d+\s*页(?:\s*共\s*\d+\s*页)?"
+    r"<目录>.*|(?:书名|作者|朝代|年份)：[^。]{0,40}|[-－—]\s*\d+\s*[-－—]|第\s*\d+\s*页(?:\s*共\s*\d+\s*页)?"
     r"|Page \d+(?: of \d+)?"
 )
 _FURNITURE_STARTS = "<-－—第P书作朝年"
