@@ -110,6 +110,11 @@ def list_of(text: str) -> list[Any]:
     raise Reject("unknown form", f"a list as text that is neither JSON's nor Python's: {excerpt(text)}")
 
 
+def told(cell: str) -> Any:
+    """What a cell holds: the list whose text it is, else its text."""
+    return list_of(cell) if _LIST.match(cell) and cell.endswith("]") else cell
+
+
 def csv_rows(stream: Stream, delimiter: str = ",") -> Iterator[tuple[int, list[str] | Reject]]:
     """(first line, cells) of each CSV row; (line, Reject) for a broken one. Blank lines are no rows.
 
@@ -195,12 +200,7 @@ def csv_records(stream: Stream, delimiter: str = ",") -> Rows:
 
 
 def _record(names: list[str], cells: list[str]) -> dict[str, Any]:
-    """{column: cell}, a list for a cell that is the text of one."""
-    return {
-        name: list_of(cell) if _LIST.match(cell) and cell.endswith("]") else cell
-        for name, cell in zip(names, cells, strict=True)
-        if name
-    }
+    return {name: told(cell) for name, cell in zip(names, cells, strict=True) if name}
 
 
 def rows(file: str, stream: Stream, fits: Callable[[Any], bool] | None = None, tabular: bool = False) -> Rows:

@@ -14,7 +14,7 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import FIELDS, Reject, field, field_text, leaves, list_of, required, string
+from qilin_lib.chimed.readers.decode import FIELDS, Reject, field, field_text, leaves, list_of, required, string, told
 from qilin_lib.chimed.records import Dialogue
 
 # (speaker, text), the speaker being "user", "assistant" or "system"
@@ -57,9 +57,11 @@ def instruction_row(row: Any) -> Dialogue:
 def _named(row: Any) -> Any:
     if isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row):
         return {"question": row[0], "answer": row[1]}
+    if isinstance(row, dict):
+        row = row | {name: told(row[name]) for name in ("questions", "answers") if isinstance(row.get(name), str)}
     if isinstance(row, dict) and row.keys().isdisjoint(_ASKED):
-        told = [{"role": who, "content": text} for who, text in whole_transcript(string(row.get("text")))]
-        return row | {"messages": told} if told else row
+        marked = [{"role": who, "content": text} for who, text in whole_transcript(string(row.get("text")))]
+        return row | {"messages": marked} if marked else row
     return {"messages": row} if _is_messages(row) else row
 
 
