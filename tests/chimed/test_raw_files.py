@@ -327,19 +327,27 @@ def test_what_is_not_read_is_named_in_ledger_and_notebook(tmp_path, build_of):
             "huatuo_encyclopedia_qa/part.zip": zipped({"b.jsonl": LINES, "b.md": b"x", "c.tgz": b"x"}),
             "huatuo_encyclopedia_qa/a/b/c/far.jsonl": LINES,
             "meddialog_cn/COVID.docx": b"x",
+            "medical.json": LINES,
+            ".DS_Store": b"x",
         },
     )
     unread = build_of(raw, tmp_path / "out").ledger["unread"]
     assert set(unread[NAME]) == {"notes.xlsx", "more.zip", "part.zip/b.md", "a/b/c/far.jsonl", *INNER}
     assert all("unpack the outer one" in unread[NAME][name] for name in INNER)
     assert set(unread["meddialog_cn"]) == {"COVID.docx"}
+    assert unread["."] == {"medical.json": "in no source's folder"}
     assert all(reason for files in unread.values() for reason in files.values())
     table = data.sources_table(raw)
     states = dict(zip(table.frame["Dataset"], table.frame["Status"], strict=True))
     assert states["meddialog_cn"] == "nothing read" and states[NAME] == "present, 6 files not read"
     assert states["remedi"] == "missing"
     shown = "\n".join(table.notes)
-    assert "meddialog_cn: COVID.docx" in shown and "notes.xlsx" in shown and "far.jsonl (too deep" in shown
+    assert (
+        "medical.json (in no source's folder)" in shown
+        and "meddialog_cn: COVID.docx" in shown
+        and "notes.xlsx" in shown
+        and "far.jsonl (too deep" in shown
+    )
 
 
 def test_names_that_would_act_on_a_terminal_are_shown_escaped(tmp_path, capsys):
