@@ -200,8 +200,14 @@ def unread(source: Source, raw_dir: Path) -> dict[str, str]:
 
 
 def all_unread(raw_dir: Path) -> dict[str, dict[str, str]]:
-    """{source: its `unread`} of all sources whose folder holds something that is not read."""
-    return {source.name: left for source in REGISTRY if (left := unread(source, raw_dir))}
+    """{source: its `unread`} of all sources whose folder holds something that is not read; "." is the raw folder."""
+    beside = {".": stray} if (stray := _stray(raw_dir)) else {}
+    return beside | {source.name: left for source in REGISTRY if (left := unread(source, raw_dir))}
+
+
+def _stray(raw_dir: Path) -> dict[str, str]:
+    files = (path.name for path in sorted(raw_dir.glob("[!.]*")) if path.is_file())
+    return dict.fromkeys(map(printable, files), "in no source's folder")
 
 
 def files_read(raw_dir: Path, chosen: list[str] | None = None) -> dict[str, Path]:
@@ -241,6 +247,8 @@ def overview(raw_dir: Path) -> Iterator[str]:
             yield f"{'':12}  not read: {listed(left)}"
         elif state == "missing":
             yield f"{'':12}  get it: {source.home}"
+    if stray := _stray(raw_dir):
+        yield f"not read: {listed(stray)}"
 
 
 def listed(reasons: dict[str, str]) -> str:
