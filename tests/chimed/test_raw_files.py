@@ -329,6 +329,7 @@ def test_what_is_not_read_is_named_in_ledger_and_notebook(tmp_path, build_of):
             "meddialog_cn/COVID.docx": b"x",
             "medical.json": LINES,
             ".DS_Store": b"x",
+            "CMExam/train.csv": b"x",
         },
     )
     unread = build_of(raw, tmp_path / "out").ledger["unread"]
@@ -340,7 +341,8 @@ def test_what_is_not_read_is_named_in_ledger_and_notebook(tmp_path, build_of):
     table = data.sources_table(raw)
     states = dict(zip(table.frame["Dataset"], table.frame["Status"], strict=True))
     assert states["meddialog_cn"] == "nothing read" and states[NAME] == "present, 6 files not read"
-    assert states["remedi"] == "missing"
+    assert states["remedi"] == "missing" and states["CMExam"] == "unknown (did you mean 'cmexam'?)"
+    assert any("CMExam" in line and "did you mean 'cmexam'?" in line for line in sources.overview(raw))
     shown = "\n".join(table.notes)
     assert (
         "medical.json (in no source's folder)" in shown
