@@ -23,6 +23,7 @@ from qilin_lib.chimed.readers import preference
 from qilin_lib.chimed.readers.find import ROWS, Found, files_below, found, is_archive, printable
 from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.chimed.records import Payload, Record, Rejection, excerpt
+from qilin_lib.errors import nearest
 
 SETS = ("cpt", "sft", "dpo", "general", "eval")
 TRAINING_SETS = SETS[:4]
@@ -232,7 +233,8 @@ def overview(raw_dir: Path) -> Iterator[str]:
     yield form.format("state", "folder", "files", "records", "rejected", "feeds", "licence")
     for name, state in inventory(raw_dir).items():
         if name not in BY_NAME:
-            state, why = ("unused", NOT_USED[name]) if name in NOT_USED else ("unknown", "no source")
+            unknown = f"no source{nearest(name.lower(), BY_NAME)}"
+            state, why = ("unused", NOT_USED[name]) if name in NOT_USED else ("unknown", unknown)
             yield f"{state:12}  {printable(name):26}  {why}"
             continue
         source, notes = BY_NAME[name], {}
