@@ -141,6 +141,12 @@ def test_bad_parameters_and_an_empty_folder_are_one_sentence(build_of, tiny_raw,
     assert ("did you mean" in str(no.value)) == ("did you mean" in said)
 
 
+def test_folders_with_other_names_are_named_where_there_is_no_source(build_of, tmp_path):
+    raw = put(tmp_path / "raw", {"CMExam/train.csv": "x", "toyhom/a.csv": "x"})
+    with pytest.raises(QilinError, match="CMExam: no source .did you mean 'cmexam'.*toyhom: .*'toyhom_dialogue'"):
+        build_of(raw, tmp_path / "out")
+
+
 @pytest.mark.parametrize("words", ["CC BY-ND", "cc-by-nd 4.0", "BY-ND", "ND"])
 def test_a_licence_is_excluded_by_a_part_of_its_name(build_of, tmp_path, words):
     triples, health39 = "哮喘@@疾病\t症状\t反复发作的喘息和胸闷@@症状\n", "name,symptom\n哮喘,喘息 气急 胸闷 咳嗽\n"
