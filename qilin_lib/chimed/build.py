@@ -122,6 +122,8 @@ def chosen_sources(params: Build, raw_dir: Path) -> list[Source]:
         raise QilinError(f"sources = {params.sources}: none of them feeds training; there are {names}")
     if not training:
         left = "".join(f"; {name}: {sources.listed(files)}" for name, files in sources.all_unread(raw_dir).items())
+        unknown = (name for name, of in state.items() if of == "unknown")
+        left += "".join(f"; {name}: no source{nearest(name.lower(), sources.BY_NAME)}" for name in unknown)
         expected = f"expected folders such as {', '.join(list(state)[:4])}"
         raise QilinError(f"{raw_dir} holds no training source; {expected}{left}")
     return chosen
