@@ -129,9 +129,10 @@ def test_no_option_and_no_answer_is_lost_by_its_form(tmp_path, changed, options,
 
 def test_a_question_without_options_says_what_it_has_instead(tmp_path):
     rows = [{"question": STEM, "opa": "病毒", "opb": "细菌", "cop": 1}, {"question": STEM, "options": None}]
+    rows += [{"question": STEM, "options": {"A": cell, "B": "细菌", "C": "真菌"}, "answer": "B"} for cell in ([1], {})]
     put(tmp_path / "medqa", {"test.jsonl": jsonl(rows)})
     found = units_of(tmp_path, "medqa")
-    assert [one.reason for one in found] == ["missing field", "broken options"]
+    assert [one.reason for one in found] == ["missing field", *["broken options"] * 3]
     assert found[0].detail == "options or A, B, …; found question, opa, opb, cop"
 
 
