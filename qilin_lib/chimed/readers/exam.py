@@ -90,6 +90,8 @@ def _lettered(options: Any) -> list[tuple[str, str]]:
     if not isinstance(options, dict):
         raise Reject("broken options", f"a {type(options).__name__} where an object was expected")
     cells = {key.upper(): cell for key, cell in options.items()}
+    if odd := [key for key in LETTERS if isinstance(cells.get(key), list | dict)]:
+        raise Reject("broken options", f"{odd[0]} is a {type(cells[odd[0]]).__name__}")
     # Not `string`: an option may be the word "none".
     return [(k, (cells[k] if isinstance(cells[k], str) else string(cells[k])).strip()) for k in LETTERS if k in cells]
 
