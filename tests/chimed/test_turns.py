@@ -84,6 +84,10 @@ def marked(user, assistant):
         {"instruction": f"患者：{ASKED}医生：{ANSWERED}患者：{AGAIN}", "input": "", "output": LAST},
         {"prompt": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant:", "response": LAST},
         {"prompt": f"<|user|>\n{ASKED}<|assistant|>{ANSWERED}<|user|>{AGAIN}<|assistant|>", "output": LAST},
+        # Firefly, and tables of people.
+        {"kind": "QA", "input": AGAIN, "target": LAST, "history": [[ASKED, ANSWERED]]},
+        {"问题": AGAIN, "答案": LAST, "history": [[ASKED, ANSWERED]]},
+        {"问题": AGAIN, "回答": LAST, "history": [[ASKED, ANSWERED]]},
         # As `datasets` writes a sequence of messages.
         {"messages": {"role": [who for who, _ in FOUR], "content": [text for _, text in FOUR]}},
         {"conversations": {"from": [who for who, _ in FOUR], "value": [text for _, text in FOUR]}},
