@@ -215,7 +215,12 @@ NO_TURNS = {
         {"instruction": AGAIN, "output": LAST, "history": [[ASKED]]},
         {"instruction": AGAIN, "output": LAST, "history": ASKED},
     ],
-    "missing field": [{"x": 1}, {"text": ASKED}, {"text": f"患者：{ASKED}"}],
+    "missing field": [
+        {"x": 1},
+        {"Question": ASKED, "QUESTION": AGAIN, "answer": ANSWERED},
+        {"text": ASKED},
+        {"text": f"患者：{ASKED}"},
+    ],
     "empty field": [
         {"instruction": "", "input": "", "output": ANSWERED},
         {"question": " ", "context": "患者，40岁。", "answer": ANSWERED},
