@@ -234,7 +234,8 @@ def parsed(parse: Callable[[Any], Any], row: Any) -> Any:
 
 
 def _small(row: dict[str, Any]) -> dict[str, Any]:
-    return {name if (small := name.lower()) in row else small: value for name, value in row.items()}
+    small = {name.lower(): value for name, value in row.items()}
+    return small if len(small) == len(row) else row
 
 
 def parsed_rows(parse: Callable[[Any], Payload], file: str, stream: Stream, tabular: bool = False) -> Found:
