@@ -60,6 +60,12 @@ def test_a_shifted_row_is_rejected_by_name():
     assert read(exam.cmmlu, ",Question,A,B,C,D,Answer\n0,题,甲,乙,丙,丁,A\n")[0][1].question == "题"
 
 
+def test_values_of_nested_lists_are_stated():
+    row = {"name": "甲病", "symptom": [["咳", ["喘"]], "热"], "check": [["胸片"]]}
+    wanted = Disease("甲病", (("症状", ("咳", "喘", "热")), ("检查", ("胸片",))))
+    assert read(kg.xywy, [row]) == [(1, wanted)]
+
+
 def test_fields_of_a_graph_that_nothing_uses_are_named_once():
     rows = [
         {"name": "甲病", "cause": "敏", "drug_detail": ["x"], "_id": {}},
