@@ -46,7 +46,7 @@ _LABELS = ("内容：", "属性：")
 _ENDS = tuple("。！？：；…」』”）!?:;)")
 _END = re.compile(rf"(?:[{''.join(_ENDS)}]|[A-Za-z)%]\.)\s*$")
 # Where a wrapped line was parted at a blank; a number may be one with what was parted from it.
-_BLANK = re.compile(r"(?<=[A-Za-z0-9,.;:)%])\0(?=[A-Za-z(])|(?<=[a-z]{3})\0(?=[0-9])")
+_BLANK = re.compile(r"\0(?:(?<=[A-Za-z0-9,.;:)%]\0)(?=[A-Za-z(])|(?<=[a-z]{3}\0)(?=[0-9]))")
 
 
 def textbook(file: str, stream: Stream) -> Found:
