@@ -314,6 +314,7 @@ def test_links_inside_the_raw_folder_are_read_and_what_leads_out_or_back_or_is_n
 # --- what is not read -------------------------------------------------------------------------------------------------
 
 
+FAR = ("a/b/c/far.jsonl", "deep.zip/a/b/c/far.jsonl")
 INNER = ("more.zip/inner.zip", "part.zip/c.tgz")
 
 
@@ -326,6 +327,7 @@ def test_what_is_not_read_is_named_in_ledger_and_notebook(tmp_path, build_of):
             "huatuo_encyclopedia_qa/more.zip": zipped({"readme.md": b"x", "inner.zip": b"x"}),
             "huatuo_encyclopedia_qa/part.zip": zipped({"b.jsonl": LINES, "b.md": b"x", "c.tgz": b"x"}),
             "huatuo_encyclopedia_qa/a/b/c/far.jsonl": LINES,
+            "huatuo_encyclopedia_qa/deep.zip": zipped({"a/b/c/far.jsonl": LINES}),
             "meddialog_cn/COVID.docx": b"x",
             "medical.json": LINES,
             ".DS_Store": b"x",
@@ -333,14 +335,15 @@ def test_what_is_not_read_is_named_in_ledger_and_notebook(tmp_path, build_of):
         },
     )
     unread = build_of(raw, tmp_path / "out").ledger["unread"]
-    assert set(unread[NAME]) == {"notes.xlsx", "more.zip", "part.zip/b.md", "a/b/c/far.jsonl", *INNER}
+    assert set(unread[NAME]) == {"notes.xlsx", "more.zip", "part.zip/b.md", *FAR, *INNER}
+    assert all("too deep" in unread[NAME][name] for name in FAR)
     assert all("unpack the outer one" in unread[NAME][name] for name in INNER)
     assert set(unread["meddialog_cn"]) == {"COVID.docx"}
     assert unread["."] == {"medical.json": "in no source's folder"}
     assert all(reason for files in unread.values() for reason in files.values())
     table = data.sources_table(raw)
     states = dict(zip(table.frame["Dataset"], table.frame["Status"], strict=True))
-    assert states["meddialog_cn"] == "nothing read" and states[NAME] == "present, 6 files not read"
+    assert states["meddialog_cn"] == "nothing read" and states[NAME] == "present, 7 files not read"
     assert states["remedi"] == "missing" and states["CMExam"] == "unknown (did you mean 'cmexam'?)"
     assert any("CMExam" in line and "did you mean 'cmexam'?" in line for line in sources.overview(raw))
     shown = "\n".join(table.notes)
