@@ -191,10 +191,10 @@ def unread(source: Source, raw_dir: Path) -> dict[str, str]:
     for file in (file for file, feed in files if feed is None and not file.path.is_dir()):
         if file.archive and is_archive(file.file):
             reasons[file.file] = "an archive in an archive; unpack the outer one"
-        elif file.archive and file.path not in used:
-            reasons[file.archive] = f"an archive with no file for it: {wanted}"
         elif any(file.fits(f"**/{feed.glob}") for feed in source.feeds):
             reasons[file.file] = f"too deep: {patterns}, or one folder below"
+        elif file.archive and file.path not in used:
+            reasons[file.archive] = f"an archive with no file for it: {wanted}"
         else:
             reasons[file.file] = file.fault.detail if file.fault else source.beside.get(file.path.name, wanted)
     return reasons
