@@ -114,14 +114,19 @@ def chosen_sources(params: Build, raw_dir: Path) -> list[Source]:
             hint = "" if word.lower().lstrip().startswith("cc") else nearest(word, known)
             stands = f"'{word}' stands in no source's licence{hint}"
             raise QilinError(f"exclude_licences: {stands}; the licences are {'; '.join(known)}")
-    wanted = state if params.sources is None else params.sources
-    there = (source for source in sources.REGISTRY if state[source.name] == "present" and source.name in wanted)
+    there = (source for source in sources.REGISTRY if state[source.name] == "present")
     training = [source for source in there if any({*feed.rows} & {*TRAINING_SETS} for feed in source.feeds)]
+    chosen = [source for source in training if params.sources is None or source.name in params.sources]
+    if training and not chosen:
+        names = ", ".join(source.name for source in training)
+        raise QilinError(f"sources = {params.sources}: none of them feeds training; there are {names}")
     if not training:
         left = "".join(f"; {name}: {sources.listed(files)}" for name, files in sources.all_unread(raw_dir).items())
+        unknown = (name for name, of in state.items() if of == "unknown")
+        left += "".join(f"; {name}: no source{nearest(name.lower(), sources.BY_NAME)}" for name in unknown)
         expected = f"expected folders such as {', '.join(list(state)[:4])}"
         raise QilinError(f"{raw_dir} holds no training source; {expected}{left}")
-    return training
+    return chosen
 
 
 def index_benchmarks(raw_dir: Path, ledger: Ledger, work: Path, progress: Say) -> bytes:

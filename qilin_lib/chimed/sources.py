@@ -23,6 +23,7 @@ from qilin_lib.chimed.readers import preference
 from qilin_lib.chimed.readers.find import ROWS, Found, files_below, found, is_archive, printable
 from qilin_lib.chimed.readers.stream import Reject
 from qilin_lib.chimed.records import Payload, Record, Rejection, excerpt
+from qilin_lib.errors import nearest
 
 SETS = ("cpt", "sft", "dpo", "general", "eval")
 TRAINING_SETS = SETS[:4]
@@ -188,18 +189,26 @@ def unread(source: Source, raw_dir: Path) -> dict[str, str]:
     reasons: dict[str, str] = {}
     # A folder is no file; what is in it is.
     for file in (file for file, feed in files if feed is None and not file.path.is_dir()):
-        if file.archive and file.path not in used:
-            reasons[file.archive] = f"an archive with no file for it: {wanted}"
+        if file.archive and is_archive(file.file):
+            reasons[file.file] = "an archive in an archive; unpack the outer one"
         elif any(file.fits(f"**/{feed.glob}") for feed in source.feeds):
             reasons[file.file] = f"too deep: {patterns}, or one folder below"
+        elif file.archive and file.path not in used:
+            reasons[file.archive] = f"an archive with no file for it: {wanted}"
         else:
             reasons[file.file] = file.fault.detail if file.fault else source.beside.get(file.path.name, wanted)
     return reasons
 
 
 def all_unread(raw_dir: Path) -> dict[str, dict[str, str]]:
-    """{source: its `unread`} of all sources whose folder holds something that is not read."""
-    return {source.name: left for source in REGISTRY if (left := unread(source, raw_dir))}
+    """{source: its `unread`} of all sources whose folder holds something that is not read; "." is the raw folder."""
+    beside = {".": stray} if (stray := _stray(raw_dir)) else {}
+    return beside | {source.name: left for source in REGISTRY if (left := unread(source, raw_dir))}
+
+
+def _stray(raw_dir: Path) -> dict[str, str]:
+    files = (path.name for path in sorted(raw_dir.glob("[!.]*")) if path.is_file())
+    return dict.fromkeys(map(printable, files), "in no source's folder")
 
 
 def files_read(raw_dir: Path, chosen: list[str] | None = None) -> dict[str, Path]:
@@ -224,7 +233,8 @@ def overview(raw_dir: Path) -> Iterator[str]:
     yield form.format("state", "folder", "files", "records", "rejected", "feeds", "licence")
     for name, state in inventory(raw_dir).items():
         if name not in BY_NAME:
-            state, why = ("unused", NOT_USED[name]) if name in NOT_USED else ("unknown", "no source")
+            unknown = f"no source{nearest(name.lower(), BY_NAME)}"
+            state, why = ("unused", NOT_USED[name]) if name in NOT_USED else ("unknown", unknown)
             yield f"{state:12}  {printable(name):26}  {why}"
             continue
         source, notes = BY_NAME[name], {}
@@ -239,6 +249,8 @@ def overview(raw_dir: Path) -> Iterator[str]:
             yield f"{'':12}  not read: {listed(left)}"
         elif state == "missing":
             yield f"{'':12}  get it: {source.home}"
+    if stray := _stray(raw_dir):
+        yield f"not read: {listed(stray)}"
 
 
 def listed(reasons: dict[str, str]) -> str:

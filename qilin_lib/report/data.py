@@ -18,7 +18,7 @@ from qilin_lib.chimed.leaks import Recall
 from qilin_lib.chimed.readers.find import printable
 from qilin_lib.chimed.records import Record
 from qilin_lib.chimed.sources import BY_NAME, all_unread, inventory, listed, units
-from qilin_lib.errors import QilinError
+from qilin_lib.errors import QilinError, nearest
 from qilin_lib.report.cells import Score, sentences
 from qilin_lib.report.frames import count
 from qilin_lib.report.markup import Html, conversation_card, macro
@@ -33,6 +33,8 @@ def sources_table(raw: Path) -> Table:
         source = BY_NAME.get(name)
         if state == "present" and name in left:
             state += f", {len(left[name])} file{'s' * (len(left[name]) > 1)} not read"
+        if state == "unknown":
+            state += nearest(name.lower(), BY_NAME)
         feeds = dict.fromkeys(kind for feed in source.feeds for kind in feed.rows) if source else ["-"]
         about = (" + ".join(source.licences()), source.home) if source else ("-", "-")
         rows.append([printable(name), state, ", ".join(feeds), *about])

@@ -124,6 +124,10 @@ def test_an_escape_that_is_left_in_a_text_is_read_and_half_a_one_rejected(build_
     "change, said",
     [
         ({"sources": ["remedi"]}, "get it from"),
+        (
+            {"sources": []},
+            r"sources = \[\]: none of them feeds training; there are huatuo_encyclopedia_qa, cmexam, cmd",
+        ),
         ({"exclude_licences": ["MTI"]}, "did you mean 'MIT'"),
         # Another Creative Commons licence is no neighbour of the one that was meant.
         ({"exclude_licences": ["CC BY-NC-ND"]}, "the licences are .*CC BY-ND 4.0"),
@@ -135,6 +139,12 @@ def test_bad_parameters_and_an_empty_folder_are_one_sentence(build_of, tiny_raw,
     with pytest.raises(QilinError, match=said) as no:
         build_of(tiny_raw if change else tiny_raw / "cmd", tmp_path / "out", **change)
     assert ("did you mean" in str(no.value)) == ("did you mean" in said)
+
+
+def test_folders_with_other_names_are_named_where_there_is_no_source(build_of, tmp_path):
+    raw = put(tmp_path / "raw", {"CMExam/train.csv": "x", "toyhom/a.csv": "x"})
+    with pytest.raises(QilinError, match="CMExam: no source .did you mean 'cmexam'.*toyhom: .*'toyhom_dialogue'"):
+        build_of(raw, tmp_path / "out")
 
 
 @pytest.mark.parametrize("words", ["CC BY-ND", "cc-by-nd 4.0", "BY-ND", "ND"])

@@ -101,6 +101,27 @@ def test_csv_agrees_with_the_standard_library_on_random_tables():
         assert [row for _, row in decode.csv_rows(Stream.of(handle.getvalue()))] == table
 
 
+LISTS = {
+    "[['头痛', \"it's\"]]": [["头痛", "it's"]],
+    '[["头痛", null]]': [["头痛", None]],
+    "['头痛', None]": ["头痛", None],
+    "[]": [],
+    "['头痛' '发热']": BAD,
+    "[array(['头痛'], dtype=object)]": BAD,
+    "[{'role': 'user'} {'role': 'user'}]": BAD,
+    "[1]头痛": "[1]头痛",
+    "[头痛]": "[头痛]",
+}
+
+
+@pytest.mark.parametrize("cell", LISTS)
+def test_a_list_that_a_program_wrote_into_a_cell_is_a_list(cell):
+    handle = io.StringIO()
+    csv.writer(handle).writerows([["a", "b"], [cell, "x"]])
+    found = rows_of(decode.rows("a.csv", Stream.of(handle.getvalue())))
+    assert found == [(2, BAD if LISTS[cell] == BAD else {"a": LISTS[cell], "b": "x"})]
+
+
 NOTHING = ["nan", "NaN", "None", "null", "NULL", "N/A", "<NA>", "无", "暂无", "无。", "暂无相关资料", "无相关资料"]
 NOTHING += ["尚无数据", "暂无解析", "-", "——", "/", "…", "无 "]
 

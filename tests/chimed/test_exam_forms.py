@@ -6,7 +6,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
-from raw_files import jsonl, payloads, put
+from raw_files import jsonl, payloads, put, units_of
 
 from qilin_lib.chimed.readers import exam
 from qilin_lib.chimed.records import Dialogue, Exam
@@ -102,6 +102,40 @@ def test_medqa_in_original_apollo_and_alpaca_form(tmp_path, file):
     assert [(item.question, item.options, item.gold) for item in task.items] == [(STEM, dict(OPTIONS), "A")]
 
 
+@pytest.mark.parametrize(
+    "changed, options, answer",
+    [
+        ({"options": {"A": 0, "B": 1.5, "C": False}, "answer": "A"}, (("A", "0"), ("B", "1.5")), "A"),
+        ({"answer": ["A", "C"]}, OPTIONS, "AC"),
+        ({"answer_idx": None, "answer": "C"}, OPTIONS, "C"),
+        ({"answer_idx": 2, "answer": "C"}, OPTIONS, "C"),
+        ({"answer": "细菌"}, OPTIONS, "B"),
+        ({"answer": "DNA"}, OPTIONS, "D"),
+        ({"options": dict(OPTIONS) | {"C": "A"}, "answer": "A"}, (*OPTIONS[:2], ("C", "A"), OPTIONS[3]), "A"),
+        ({"options": {letter.lower(): text for letter, text in OPTIONS}, "answer": "b"}, OPTIONS, "B"),
+        ({"options": [text for _, text in OPTIONS], "answer": "真菌"}, OPTIONS, "C"),
+        ({"options": [f"({letter}) {text}" for letter, text in OPTIONS], "answer": "C"}, OPTIONS, "C"),
+        ({"options": [{"key": letter, "value": text} for letter, text in OPTIONS], "answer": "C"}, OPTIONS, "C"),
+        ({"options": ["A型", "B型"], "answer": "B型"}, (("A", "A型"), ("B", "B型")), "B"),
+    ],
+)
+def test_no_option_and_no_answer_is_lost_by_its_form(tmp_path, changed, options, answer):
+    row = {"question": STEM, "options": dict(OPTIONS)} | changed
+    put(tmp_path / "medqa", {"test.jsonl": jsonl([row])})
+    assert payloads(tmp_path, "medqa") == [Exam(STEM, options, answer, "")]
+    put(tmp_path / "cmb", {"CMB-val.json": json.dumps([row])})
+    assert payloads(tmp_path, "cmb") == [Exam(STEM, options, answer, "")]
+
+
+def test_a_question_without_options_says_what_it_has_instead(tmp_path):
+    rows = [{"question": STEM, "opa": "病毒", "opb": "细菌", "cop": 1}, {"question": STEM, "options": None}]
+    rows += [{"question": STEM, "options": {"A": cell, "B": "细菌", "C": "真菌"}, "answer": "B"} for cell in ([1], {})]
+    put(tmp_path / "medqa", {"test.jsonl": jsonl(rows)})
+    found = units_of(tmp_path, "medqa")
+    assert [one.reason for one in found] == ["missing field", *["broken options"] * 3]
+    assert found[0].detail == "options or A, B, …; found question, opa, opb, cop"
+
+
 def test_cmb_exam_and_clinic(tmp_path):
     choice = {"question": STEM, "answer": "AB", "option": dict(OPTIONS) | {"E": ""}, "question_type": "多项选择题"}
     hidden = {"id": 1, "question": STEM, "option": dict(OPTIONS)}
@@ -113,7 +147,7 @@ def test_cmb_exam_and_clinic(tmp_path):
     clinic = {"id": "0", "title": "病例", "description": "男，三岁，咳嗽三天。", "QA_pairs": pairs}
     files = {
         "CMB-Exam/CMB-test/CMB-test-choice-question-merge.json": [hidden, choice],
-        "CMB-test-qa.json": [clinic, {"id": "1"}],
+        "CMB-Clin/CMB-Clin-qa.json": [clinic, {"id": "1"}],
         "CMB-Exam/CMB-train/CMB-train-merge.json": [choice],
     }
     put(tmp_path / "cmb", {file: json.dumps(rows) for file, rows in files.items()})

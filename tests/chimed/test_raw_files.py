@@ -167,6 +167,8 @@ TITLED = [{"department": "内科", "title": asked, "ask": "", "answer": "休息"
 # Quotes behind backslashes, as databases write them.
 QUOTED = HEAD + '内科,"他说\\"疼\\"，很久",,"\\"好\\"\n休息"\n'
 EXAM = "id,question,A,B,C,D,answer\n0,下列正确的是,甲,乙,丙,丁,A\n"
+COMMAS = HEAD + "".join(f'内科,{asked},,"休息; 多喝水"\n' for asked in ASKED)
+CAPITALS = [{"Question": asked, "Answer": HAS} for asked in ASKED]
 
 
 @pytest.mark.parametrize(
@@ -176,6 +178,13 @@ EXAM = "id,question,A,B,C,D,answer\n0,下列正确的是,甲,乙,丙,丁,A\n"
         (TOYHOM, "a.tsv", TABBED, [*ASKED, '5" 长']),
         (TOYHOM, "a.TSV.gz", gzip.compress(TABBED.encode()), [*ASKED, '5" 长']),
         (TOYHOM, "a.csv", QUOTED, ['他说"疼"，很久']),
+        (TOYHOM, "a.csv", TABBED, [*ASKED, '5" 长']),
+        (TOYHOM, "a.tsv", COMMAS, ASKED),
+        *((TOYHOM, "a.csv", COMMAS.replace("; ", "，").replace(",", mark), ASKED) for mark in ";|"),
+        (TOYHOM, "a.csv", COMMAS.replace(HEAD, HEAD.title()), ASKED),
+        ("general_zh", "a.json", dump(CAPITALS), ASKED),
+        ("medicalgpt_reward", "b.csv", PAIRS.replace("response", "Response").replace("q", "Q"), ASKED),
+        ("cmmlu", "test/a.csv", EXAM.replace(",", ";").title(), ["下列正确的是"]),
         ("medicalgpt_reward", "a.csv", PAIRS, ASKED),
         ("medicalgpt_reward", "b.tsv", PAIRS.replace(",", "\t"), ASKED),
         ("ceval", "val/physician_val.csv", EXAM, ["下列正确的是"]),
@@ -305,6 +314,10 @@ def test_links_inside_the_raw_folder_are_read_and_what_leads_out_or_back_or_is_n
 # --- what is not read -------------------------------------------------------------------------------------------------
 
 
+FAR = ("a/b/c/far.jsonl", "deep.zip/a/b/c/far.jsonl")
+INNER = ("more.zip/inner.zip", "part.zip/c.tgz")
+
+
 def test_what_is_not_read_is_named_in_ledger_and_notebook(tmp_path, build_of):
     raw = put(
         tmp_path / "raw",
@@ -312,21 +325,34 @@ def test_what_is_not_read_is_named_in_ledger_and_notebook(tmp_path, build_of):
             "huatuo_encyclopedia_qa/train.jsonl": LINES,
             "huatuo_encyclopedia_qa/notes.xlsx": b"x",
             "huatuo_encyclopedia_qa/more.zip": zipped({"readme.md": b"x", "inner.zip": b"x"}),
-            "huatuo_encyclopedia_qa/part.zip": zipped({"b.jsonl": LINES, "b.md": b"x"}),
+            "huatuo_encyclopedia_qa/part.zip": zipped({"b.jsonl": LINES, "b.md": b"x", "c.tgz": b"x"}),
             "huatuo_encyclopedia_qa/a/b/c/far.jsonl": LINES,
+            "huatuo_encyclopedia_qa/deep.zip": zipped({"a/b/c/far.jsonl": LINES}),
             "meddialog_cn/COVID.docx": b"x",
+            "medical.json": LINES,
+            ".DS_Store": b"x",
+            "CMExam/train.csv": b"x",
         },
     )
     unread = build_of(raw, tmp_path / "out").ledger["unread"]
-    assert set(unread[NAME]) == {"notes.xlsx", "more.zip", "part.zip/b.md", "a/b/c/far.jsonl"}
+    assert set(unread[NAME]) == {"notes.xlsx", "more.zip", "part.zip/b.md", *FAR, *INNER}
+    assert all("too deep" in unread[NAME][name] for name in FAR)
+    assert all("unpack the outer one" in unread[NAME][name] for name in INNER)
     assert set(unread["meddialog_cn"]) == {"COVID.docx"}
+    assert unread["."] == {"medical.json": "in no source's folder"}
     assert all(reason for files in unread.values() for reason in files.values())
     table = data.sources_table(raw)
     states = dict(zip(table.frame["Dataset"], table.frame["Status"], strict=True))
-    assert states["meddialog_cn"] == "nothing read" and states[NAME] == "present, 4 files not read"
-    assert states["remedi"] == "missing"
+    assert states["meddialog_cn"] == "nothing read" and states[NAME] == "present, 7 files not read"
+    assert states["remedi"] == "missing" and states["CMExam"] == "unknown (did you mean 'cmexam'?)"
+    assert any("CMExam" in line and "did you mean 'cmexam'?" in line for line in sources.overview(raw))
     shown = "\n".join(table.notes)
-    assert "meddialog_cn: COVID.docx" in shown and "notes.xlsx" in shown and "far.jsonl (too deep" in shown
+    assert (
+        "medical.json (in no source's folder)" in shown
+        and "meddialog_cn: COVID.docx" in shown
+        and "notes.xlsx" in shown
+        and "far.jsonl (too deep" in shown
+    )
 
 
 def test_names_that_would_act_on_a_terminal_are_shown_escaped(tmp_path, capsys):

@@ -32,6 +32,10 @@ QA = Dialogue(("问", "答"))
         ({"questions": [["问", "又问"]], "answers": ["答"]}, Dialogue(("问", "答"), wordings=("又问",))),
         ({"questions": ["问"], "answers": ["答"]}, QA),
         ({"questions": "问", "answers": "答"}, QA),
+        # Tables whose lists a CSV file has made texts of.
+        ({"questions": "[['问', '又问']]", "answers": '["答"]'}, Dialogue(("问", "答"), wordings=("又问",))),
+        ({"questions": "['问' '又问']", "answers": "['答']"}, "unknown form"),
+        ({"questions": "[问]", "answers": "['答']是"}, Dialogue(("[问]", "['答']是"))),
         ({"id": "", "instruction": ["问"], "input": "", "output": ["答"]}, QA),
         ({"questions": [[""]], "answers": ["答"]}, "empty field"),
         ({"questions": [], "answers": ["答"]}, "empty field"),

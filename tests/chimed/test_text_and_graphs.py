@@ -60,6 +60,12 @@ def test_a_shifted_row_is_rejected_by_name():
     assert read(exam.cmmlu, ",Question,A,B,C,D,Answer\n0,题,甲,乙,丙,丁,A\n")[0][1].question == "题"
 
 
+def test_values_of_nested_lists_are_stated():
+    row = {"name": "甲病", "symptom": [["咳", ["喘"]], "热"], "check": [["胸片"]]}
+    wanted = Disease("甲病", (("症状", ("咳", "喘", "热")), ("检查", ("胸片",))))
+    assert read(kg.xywy, [row]) == [(1, wanted)]
+
+
 def test_fields_of_a_graph_that_nothing_uses_are_named_once():
     rows = [
         {"name": "甲病", "cause": "敏", "drug_detail": ["x"], "_id": {}},
@@ -78,6 +84,46 @@ def test_textbook_sections_are_unwrapped():
     joined = wrapped.removeprefix("内容：").replace(" \n", "").removesuffix("\n<目录>\n")
     wanted = [(6, Passage("《本草》邵序", joined)), (10, Passage("《本草》上品", "甘平。"))]
     assert read(text.textbook, book, "d/000-本草.txt") == wanted
+
+
+@pytest.mark.parametrize(
+    "before, behind, between",
+    [
+        ("an angiotensin", "receptor", " "),
+        ("fell by 10", "mm Hg", " "),
+        ("hypertension,", "and", " "),
+        ("hypertension", "(see below)", " "),
+        ("heart failure of grade", "3", " "),
+        ("阿托伐他汀", "calcium", ""),
+        ("atorvastatin", "钙片", ""),
+        ("首剂量为1", "00mg", ""),
+        ("维生素B", "12", ""),
+        ("long-", "term", ""),
+    ],
+)
+def test_words_of_a_wrapped_sentence_are_not_glued(before, behind, between):
+    wrapped = f"成人原发性高血压患者在生活方式干预的基础上可以使用如下药物：{before}\n{behind}连用四周。"
+    assert guideline(wrapped) == wrapped.replace("\n", between)
+
+
+def test_a_book_in_english_is_cut_at_its_sentences():
+    page = "The patient was treated with an angiotensin receptor\nblocker and was followed for two years.\n"
+    found = [one for _, one in read(text.textbook, page * 100, "a.txt")]
+    assert " ".join(one.body for one in found) == (page * 100).replace("\n", " ").strip()
+    assert max(len(one.body) for one in found) < text.PASSAGE_CHARS + 100
+
+
+@pytest.mark.parametrize(
+    "sentence", ["患者应当休息并多饮水，必要时到医院就诊。", "Take rest and drink plenty of water. ", "长"]
+)
+@pytest.mark.parametrize("file", ["书.txt", "书.jsonl"])
+def test_a_book_without_lines_is_cut_into_passages(file, sentence):
+    book = sentence * (300_000 // len(sentence))
+    found = read(text.textbook, book if file == "书.txt" else [{"text": book}], file)
+    bodies = [one.body for _, one in found]
+    assert {line for line, _ in found} == {1} and "".join(bodies).replace(" ", "") == book.replace(" ", "")
+    assert max(map(len, bodies)) < (text.OPEN_CHARS if sentence == "长" else text.PASSAGE_CHARS) + 10_000
+    assert all(body.endswith(sentence.strip()) for body in bodies)
 
 
 def guideline(content):
@@ -139,6 +185,44 @@ WEB = "潜伏期为\n3\n～\n7\n天，体温可达\n39\n℃，持续\n1\n周，\
 )
 def test_the_text_of_a_guideline(content, body):
     assert guideline(content) == body
+
+
+@pytest.mark.parametrize(
+    "row, found",
+    [
+        ({"title": "规范", "content": None, "text": "第一条。"}, Passage("规范", "第一条。")),
+        ({"Title": "规范", "Content": "第一条。"}, Passage("规范", "第一条。")),
+        ({"title": "规范", "content": ["第一条。", "第二条。"]}, Passage("规范", "第一条。\n第二条。")),
+        (
+            {"title": "规范", "content": [{"text": "第一条。"}, {"text": "第二条。"}]},
+            Passage("规范", "第一条。\n第二条。"),
+        ),
+        ({"title": "规范", "content": ["第一条。", {"table": [1]}]}, "content that is not text"),
+        ({"title": "规范", "content": " "}, "empty field"),
+        ({"title": "规范", "body": "第一条。"}, "missing field"),
+    ],
+)
+def test_all_that_an_entry_says_is_read(row, found):
+    assert read(text.textbook, [row, row]) == [(1, found), (2, found)]
+
+
+@pytest.mark.parametrize(
+    "line", ["[1] 张仲景。伤寒论。", "[宋] 陈自明", "[图1] 经络", "{甲} 正文。", '"引言"', "[] 空"]
+)
+def test_a_book_may_begin_with_a_bracket(line):
+    assert read(text.textbook, f"{line}\n正文。\n", "书.txt") == [(1, Passage("书", f"{line}\n正文。"))]
+
+
+TOLD = [
+    "年份：2019年发病率上升。",
+    "作者：认为本病与饮食有关，应当限制钠盐的摄入并且每天坚持运动三十分钟以上，同时规律服药、定期复查血压",
+]
+
+
+@pytest.mark.parametrize("line", TOLD)
+def test_a_sentence_behind_a_word_of_a_book_s_head_stays(line):
+    book = f"书名：本草\n作者：某\n年份：\n{line}。\n正文。\n"
+    assert read(text.textbook, book, "书.txt") == [(4, Passage("书", f"{line}。\n正文。"))]
 
 
 def test_marks_of_a_book_collection_go_and_captions_stay():

@@ -84,6 +84,16 @@ def marked(user, assistant):
         {"instruction": f"患者：{ASKED}医生：{ANSWERED}患者：{AGAIN}", "input": "", "output": LAST},
         {"prompt": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant:", "response": LAST},
         {"prompt": f"<|user|>\n{ASKED}<|assistant|>{ANSWERED}<|user|>{AGAIN}<|assistant|>", "output": LAST},
+        # Firefly, and tables of people.
+        {"kind": "QA", "input": AGAIN, "target": LAST, "history": [[ASKED, ANSWERED]]},
+        {"问题": AGAIN, "答案": LAST, "history": [[ASKED, ANSWERED]]},
+        {"问题": AGAIN, "回答": LAST, "history": [[ASKED, ANSWERED]]},
+        # As `datasets` writes a sequence of messages.
+        {"messages": {"role": [who for who, _ in FOUR], "content": [text for _, text in FOUR]}},
+        {"conversations": {"from": [who for who, _ in FOUR], "value": [text for _, text in FOUR]}},
+        {"text": f"患者：{ASKED}\n医生：{ANSWERED}\n患者：{AGAIN}\n医生：{LAST}"},
+        {"id": 1, "text": f"<human>: {ASKED}\n<bot>: {ANSWERED}\n<human>: {AGAIN}\n<bot>: {LAST}"},
+        {"text": f"### Human: {ASKED}### Assistant: {ANSWERED}\n### Human: {AGAIN}\n### Assistant: {LAST}"},
         {"query": f"<s>问：\n{ASKED}\n答：\n{ANSWERED}\n问：\n{AGAIN}\n答：\n", "response": LAST},
         {
             "prompt": chat("role", "content", "user", "assistant", FOUR[:3]),
@@ -158,6 +168,19 @@ NO_TURNS = {
         {"messages": turns(), "images": ["x.png"]},
         {"messages": turns(), "system": {"type": "image"}},
         {"instruction": ASKED, "output": ANSWERED, "context": ["一", "二"]},
+        # A table by columns, as pandas writes one.
+        {"questions": {"0": ASKED, "1": AGAIN}, "answers": {"0": ANSWERED, "1": LAST}},
+        {"question": ASKED, "answer": {"body": ANSWERED}},
+        {"question": ASKED, "answer": True},
+    ],
+    # Exams, whose letters say nothing without their options.
+    "options beside the question": [
+        {"question": ASKED, "options": {"A": "甲", "B": "乙"}, "answer": "B"},
+        {"question": ASKED, "option": ["甲", "乙"], "answer": "乙"},
+        {"question": ASKED, "choices": ["甲", "乙"], "answer": 1},
+        {"question": ASKED, "A": "甲", "B": "乙", "answer": "B"},
+        {"Question": ASKED, "Options": "A 甲\nB 乙", "Answer": "B"},
+        {"question": ASKED, "opa": "甲", "opb": "乙", "response": "乙"},
     ],
     "system turn after the first": [{"messages": [*turns(), {"role": "system", "content": SYSTEM}]}],
     "unknown speaker": [{"messages": turns((2, {"role": "tool"}))}],
@@ -180,12 +203,24 @@ NO_TURNS = {
         {"messages": turns(), "label": False},
         {"prompt": ASKED, "completion": ANSWERED, "label": False},
         {"instruction": ASKED, "output": ANSWERED, "kto_tag": "false"},
+        *({"question": ASKED, "answer": ANSWERED, "label": label} for label in (0, "0", 0.0)),
+    ],
+    # As Huatuo-26M gives its consultations.
+    "link instead of an answer": [
+        {"questions": [[ASKED]], "answers": ["https://www.example.com/question/1.htm"]},
+        {"question": ASKED, "answer": "http://example.com/a?b=1 "},
+        {"prompt": ASKED, "completion": "www.example.com/1.htm"},
     ],
     "unknown form": [
         {"instruction": AGAIN, "output": LAST, "history": [[ASKED]]},
         {"instruction": AGAIN, "output": LAST, "history": ASKED},
     ],
-    "missing field": [{"x": 1}],
+    "missing field": [
+        {"x": 1},
+        {"Question": ASKED, "QUESTION": AGAIN, "answer": ANSWERED},
+        {"text": ASKED},
+        {"text": f"患者：{ASKED}"},
+    ],
     "empty field": [
         {"instruction": "", "input": "", "output": ANSWERED},
         {"question": " ", "context": "患者，40岁。", "answer": ANSWERED},
@@ -243,6 +278,11 @@ NOTHING += ["No input", "（无）", "无。", "无需输入", "不需要输入"
         # What a question is about stands below it.
         ({"instruction": ASKED, "input": "患者，40岁。"}, f"{ASKED}\n患者，40岁。"),
         ({"instruction": ASKED, "context": "患者，40岁。", "label": True}, f"{ASKED}\n患者，40岁。"),
+        (
+            {"instruction": ASKED, "input": "患者，40岁。", "context": "有胃溃疡。"},
+            f"{ASKED}\n患者，40岁。\n有胃溃疡。",
+        ),
+        ({"instruction": ASKED, "input": "患者，40岁。", "context": "患者，40岁。"}, f"{ASKED}\n患者，40岁。"),
         # Where a row has no other question, what is below it is the question.
         ({"instruction": "", "input": ASKED}, ASKED),
         ({"input": ASKED}, ASKED),
@@ -294,6 +334,13 @@ PROMPT = chat("role", "content", "user", "assistant", FOUR[:3])
             "rejected": json.dumps(said("assistant", WORSE)),
         },
         {"messages": PROMPT + said("assistant", LAST), "rejected_response": WORSE},
+        # As UltraFeedback is cut into pairs.
+        {
+            "prompt": AGAIN,
+            "messages": PROMPT + said("assistant", LAST),
+            "chosen": PROMPT + said("assistant", LAST),
+            "rejected": PROMPT + said("assistant", WORSE),
+        },
         {
             "chosen": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant: {LAST}",
             "rejected": f"\n\nHuman: {ASKED}\n\nAssistant: {ANSWERED}\n\nHuman: {AGAIN}\n\nAssistant: {WORSE}",

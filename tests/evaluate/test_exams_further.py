@@ -83,7 +83,7 @@ def test_unusable_rows_are_listed_with_their_line(cmmlu: Path):
         (4, "answer is no option: E"),
         (5, "options ABC, expected ABCD"),
         (6, "wrong number of columns: 5 instead of 7"),
-        (7, "empty field: Question"),
+        (7, "empty field: question"),
     ]
     assert len(mine) + sum(item.subject == "genetics" for item in items) == len(flawed)
     assert {(row["source"], row["set"], row["reason"]) for row in mine} == {("cmmlu", "eval", "unusable benchmark row")}

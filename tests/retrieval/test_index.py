@@ -94,7 +94,7 @@ def test_a_folder_is_read_to_its_depth_and_what_nothing_reads_is_counted(corpus,
     (whoop,) = own.search("鸡鸣样回声", 1)
     assert whoop.text == "百日咳有?鸡鸣样[31m回声。"
     left_out = own.facts["left_out"]
-    assert [*left_out.values()] == [1, 1, 1] and {"not read: empty field", "not read: empty file"} < left_out.keys()
+    assert [*left_out.values()] == [1, 1, 1] and {"not read: missing field", "not read: empty file"} < left_out.keys()
     assert any("jsonl" in reason for reason in left_out), left_out
 
 

@@ -6,12 +6,15 @@ of file name and stream it gives (line, payload or Reject).
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import csv
 import json
 import math
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +36,8 @@ _ROW_LINES = 400
 _NULL = re.compile(r"nan|none|null|nil|n/a|#n/a|<na>", re.IGNORECASE)
 _NOTHING = re.compile(r"[暂尚]?无(?:相关)?(?:资料|数据|信息|内容|记录|解析|解释)?[。.]?|[-–—/…]+|\.{3,}")
 _LONGEST_NOTHING = 10
+# How the text of a list begins: JSON's, Python's, or NumPy's.
+_LIST = re.compile(r"""\[\s*(?:[\[\]{'"]|array\()""")
 FIELDS = yaml.safe_load((Path(__file__).parents[1] / "data/fields.yaml").read_text(encoding="utf-8"))
 csv.field_size_limit(streams.MAX_LINE)
 
@@ -64,6 +69,10 @@ def required(row: Any, *names: str) -> str:
             value = value[0] if value else ""
         if text := field_text(value):
             return text
+    for name in there:
+        if isinstance(row[name], dict | bool):
+            advice = "; write a table as one object a row" if str(row[name]).startswith("{'0'") else ""
+            raise Reject("content that is not text", f"{name} is a {type(row[name]).__name__}{advice}")
     if there:
         raise Reject("empty field", there[0])
     raise Reject("missing field", f"{' or '.join(names[:3])}; found {', '.join(map(str, list(row)[:8]))}")
@@ -87,6 +96,23 @@ def leaves(value: Any) -> list[Any]:
         else:
             found.append(value)
     return found
+
+
+def list_of(text: str) -> list[Any]:
+    """The list whose text, JSON or Python's, a program has written; Reject for another, such as NumPy's."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(text)
+    with contextlib.suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+        value = ast.literal_eval(text)
+        # Python would join the texts of a list without commas.
+        if repr(value) == text:
+            return value
+    raise Reject("unknown form", f"a list as text that is neither JSON's nor Python's: {excerpt(text)}")
+
+
+def told(cell: str) -> Any:
+    """What a cell holds: the list whose text it is, else its text."""
+    return list_of(cell) if _LIST.match(cell) and cell.endswith("]") else cell
 
 
 def csv_rows(stream: Stream, delimiter: str = ",") -> Iterator[tuple[int, list[str] | Reject]]:
@@ -170,33 +196,46 @@ def csv_records(stream: Stream, delimiter: str = ",") -> Rows:
         elif behind := "".join(cells[width:]).strip():
             yield line, Reject("shifted row", f"text behind the last named column: {behind}")
         else:
-            yield line, {name: cell for name, cell in zip(names, cells, strict=True) if name}
+            yield line, parsed(partial(_record, names), cells)
+
+
+def _record(names: list[str], cells: list[str]) -> dict[str, Any]:
+    return {name: told(cell) for name, cell in zip(names, cells, strict=True) if name}
 
 
 def rows(file: str, stream: Stream, fits: Callable[[Any], bool] | None = None, tabular: bool = False) -> Rows:
     """(line, record) of a file: JSON of any layout, or the rows of CSV as dicts; a broken one is a Reject.
 
     What begins with a bracket is JSON whatever its name says; else the name says, and `tabular` where it does not.
+    Cells are parted by what parts the names of the columns, whatever the file's name says.
     """
     form = plain_name(file).lower()[-4:]
     if form in (".csv", ".tsv") or tabular:
-        begins = next((text[0] for piece in stream.pieces() if (text := piece.lstrip())), "")
-        if begins not in ("[", "{"):
-            return csv_records(stream, "\t" if form == ".tsv" else ",")
+        head = next((text.split("\n")[0] for piece in stream.pieces() if (text := piece.lstrip())), "")
+        if not head.startswith(("[", "{")):
+            return csv_records(stream, max(",\t;|", key=head.count))
     return json_items(stream, fits)
 
 
 def parsed(parse: Callable[[Any], Any], row: Any) -> Any:
-    """What `parse` makes of a row, or the Reject that it raised (or that the row already is), with the row as JSON."""
+    """What `parse` makes of a row, or the Reject that it raised (or that the row already is), with the row as JSON.
+
+    The names of its fields are small letters for `parse`, unless two were one then.
+    """
     if isinstance(row, Reject):
         return row
     try:
-        return parse(row)
+        return parse(_small(row) if isinstance(row, dict) else row)
     except Reject as no:
         try:
             return Reject(no.reason, no.detail, json.dumps(row, ensure_ascii=False))
         except RecursionError:
             return Reject(no.reason, no.detail, "(nested too deep to show)")
+
+
+def _small(row: dict[str, Any]) -> dict[str, Any]:
+    small = {name.lower(): value for name, value in row.items()}
+    return small if len(small) == len(row) else row
 
 
 def parsed_rows(parse: Callable[[Any], Payload], file: str, stream: Stream, tabular: bool = False) -> Found:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from qilin_lib.chimed.readers import decode
-from qilin_lib.chimed.readers.decode import FIELDS, Found, field, field_text, parsed_rows, required, string
+from qilin_lib.chimed.readers.decode import FIELDS, Found, field, field_text, leaves, parsed_rows, required, string
 from qilin_lib.chimed.readers.stream import Reject, Stream
 from qilin_lib.chimed.readers.turns import question_and_answer
 from qilin_lib.chimed.records import Dialogue, Exam
@@ -50,9 +50,9 @@ def options_of(cell: str) -> tuple[tuple[str, str], ...]:
     return tuple((letter, text) for letter, text in options if text)
 
 
-def letters_of(answer: str) -> str:
-    """The sorted distinct capitals of an answer, full-width, separated or in brackets too; any other text as it is."""
-    plain = _SEPARATORS.sub("", unicodedata.normalize("NFKC", answer)).upper()
+def letters_of(answer: Any) -> str:
+    """The sorted distinct capitals of an answer, full-width, parted, in brackets or a list too; other text as it is."""
+    plain = _SEPARATORS.sub("", unicodedata.normalize("NFKC", "".join(map(string, leaves(answer))))).upper()
     return "".join(sorted(set(plain))) if _LETTERS.fullmatch(plain) else plain
 
 
@@ -61,24 +61,39 @@ def exam_row(row: Any, answered: bool = False) -> Exam:
 
     CMExam: Question,Options,Answer,Explanation[,…], the options one text; an explanation may be empty or "nan", an
     answer may not (`answered`). C-Eval, CMMLU: question,A,B,C,D[,answer[,explanation]]; a test split hides the answer.
-    MedQA, CMB: {question, options or option: {A: …, …} or "(A) ….\n(B) ….", answer: its text or letters,
-    answer_idx: its letter}.
+    MedQA, CMB: {question, options or option: {A: …, …}, […], [{key, value}, …] or "(A) ….\n(B) ….", answer: its text
+    or letters, answer_idx: its letter}.
     """
     names = FIELDS["exam"]
     question, options = required(row, *names["question"]), field(row, names["options"], row)
-    answer, explanation = (field(row, names[kind], "") for kind in ("answer", "explanation"))
+    if options is row and not {"A", "a"} & row.keys():
+        raise Reject("missing field", f"options or A, B, …; found {', '.join(list(row)[:8])}")
+    answers = [row[name] for name in names["answer"] if letters_of(row.get(name))]
+    answer = next((one for one in answers if _LETTERS.fullmatch(letters_of(one))), answers[0] if answers else "")
+    lettered = [option for option in _lettered(options) if option[1]]
+    if answered and not answer:
+        raise Reject("no answer", f"Answer is {field(row, names['answer'])!r}")
+    return _exam(question, lettered, answer, field_text(field(row, names["explanation"])))
+
+
+def _lettered(options: Any) -> list[tuple[str, str]]:
+    """(letter, text) of options in any of their forms."""
+    if isinstance(options, list) and all(isinstance(one, dict) for one in options):
+        options = {string(one.get("key")): one.get("value") for one in options}
+    elif isinstance(options, list) and len(options) <= len(LETTERS):
+        marks = [_OPTION.match(string(one)) for one in options]
+        marked = all(mark and not mark["tight"] for mark in marks)
+        options = "\n".join(options) if marked else dict(zip(LETTERS, options, strict=False))
     if isinstance(options, str):
         # Apollo puts a point behind every option, and writes one that is not there as "(E) .".
-        lettered = [(key, text if "Options" in row else text.removesuffix(".")) for key, text in options_of(options)]
-    elif isinstance(options, dict):
-        # Not `string`: an option may be the word "none".
-        cells = ((key, options[key]) for key in LETTERS if options.get(key))
-        lettered = [(key, (cell if isinstance(cell, str) else string(cell)).strip()) for key, cell in cells]
-    else:
+        return [(k, text.removesuffix(".") if options[:1] == "(" else text) for k, text in options_of(options)]
+    if not isinstance(options, dict):
         raise Reject("broken options", f"a {type(options).__name__} where an object was expected")
-    if answered and not string(answer):
-        raise Reject("no answer", f"Answer is {answer!r}")
-    return _exam(question, [option for option in lettered if option[1]], string(answer), field_text(explanation))
+    cells = {key.upper(): cell for key, cell in options.items()}
+    if odd := [key for key in LETTERS if isinstance(cells.get(key), list | dict)]:
+        raise Reject("broken options", f"{odd[0]} is a {type(cells[odd[0]]).__name__}")
+    # Not `string`: an option may be the word "none".
+    return [(k, (cells[k] if isinstance(cells[k], str) else string(cells[k])).strip()) for k in LETTERS if k in cells]
 
 
 def medqa_row(row: Any) -> Exam:
@@ -126,10 +141,12 @@ def _clinical(case: str, pair: Any) -> Dialogue:
     return question_and_answer(f"{case}\n{required(pair, 'question')}".strip(), required(pair, "answer", "solution"))
 
 
-def _exam(question: str, options: list[tuple[str, str]], answer: str, explanation: str) -> Exam:
-    letters, answer = [letter for letter, _ in options], letters_of(answer)
+def _exam(question: str, options: list[tuple[str, str]], answer: Any, explanation: str) -> Exam:
+    letters, said, answer = [letter for letter, _ in options], string(answer), letters_of(answer)
     if len(options) < 2 or len(set(letters)) != len(letters):
         raise Reject("broken options", f"letters {''.join(letters) or 'none'}")
+    if not set(answer) <= set(letters) and [text for _, text in options].count(said) == 1:
+        answer = next(letter for letter, text in options if text == said)
     if answer and not _LETTERS.fullmatch(answer):
         raise Reject("unknown answer", answer)
     if not set(answer) <= set(letters):

@@ -72,7 +72,8 @@ def _values(window: _Window, holds: str) -> Rows:
 def holds_rows(stream: Stream) -> bool:
     """Whether a text is JSON with records, whatever its file is called."""
     _, value = next(json_items(stream), (0, None))
-    return isinstance(value, dict | list)
+    # A book may begin with the number of a note, "[1]".
+    return isinstance(value, dict) or isinstance(value, list) and not any(isinstance(one, int) for one in value)
 
 
 def _line_items(stream: Stream) -> Rows:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from qilin_lib.chimed.readers import decode
-from qilin_lib.chimed.readers.decode import FIELDS, Found, Reject, field_text, required, string
+from qilin_lib.chimed.readers.decode import FIELDS, Found, Reject, field_text, leaves, required, string
 from qilin_lib.chimed.readers.stream import Stream, plain_name
 from qilin_lib.chimed.records import Disease
 
@@ -56,7 +56,7 @@ def _disease(name: str, features: Iterable[tuple[str, Iterable[str]]]) -> Diseas
 
 def _values(cell: Any, key: str) -> list[str]:
     if isinstance(cell, list) or key not in HEALTH39:
-        items = [_whole(field_text(item)) for item in (cell if isinstance(cell, list) else [cell])]
+        items = [_whole(field_text(item)) for item in leaves(cell)]
         return [item for item in items if item != "疾病百科"]
     text, kind = string(cell).replace("[详细]", ""), _LISTS.get(key)
     items = [_whole(item, kind in ("blank", "name")) for item in (_ITEM[kind].findall(text) if kind else [text])]

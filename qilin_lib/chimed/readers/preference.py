@@ -39,6 +39,8 @@ def pair_row(row: Any) -> Preference:
         prompt, chosen = prompt[:-1], prompt[-1:]
     else:
         chosen = _side(row, "chosen", bool(prompt))
+        # UltraFeedback's messages are the preferred conversation once more.
+        prompt = prompt if prompt != chosen else []
     return _preference(system, *_split(prompt, chosen, _side(row, "rejected", bool(prompt))))
 
 

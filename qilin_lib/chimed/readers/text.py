@@ -11,10 +11,10 @@ from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import FIELDS, Found, Reject, field_text, parsed, rows
+from qilin_lib.chimed.readers.decode import FIELDS, Found, Reject, field_text, parsed, required, rows
 from qilin_lib.chimed.readers.json_text import holds_rows
 from qilin_lib.chimed.readers.stream import Stream, plain_name
-from qilin_lib.chimed.readers.turns import instruction_row
+from qilin_lib.chimed.readers.turns import instruction_row, text_of
 from qilin_lib.chimed.records import Passage
 
 Lines = Iterable[tuple[int, str | Reject]]
@@ -23,9 +23,14 @@ Lines = Iterable[tuple[int, str | Reject]]
 PASSAGE_CHARS = 1500
 # Text without sentence ends (lists, tables) is cut here, so that a passage does not grow with its file.
 OPEN_CHARS = 64 * PASSAGE_CHARS
+# A line of so many characters is taken for several, which end at sentences where it has any.
+_LONG = 4 * PASSAGE_CHARS
+_PART = re.compile(
+    rf".{{{PASSAGE_CHARS}}}.{{0,{_LONG}}}?(?:[。！？；!?][”」』）]{{0,3}}|[A-Za-z)%]\.(?=\s))|.{{1,{_LONG}}}", re.DOTALL
+)
 _HEADING = re.compile(r"<篇名>(.*)")
 _FURNITURE = re.compile(
-    r"<目录>.*|(?:书名|作者|朝代|年份)：.*|[-－—]\s*\d+\s*[-－—]|第\s*\d+\s*页(?:\s*共\s*\d+\s*页)?"
+    r"<目录>.*|(?:书名|作者|朝代|年份)：[^。]{0,40}|[-－—]\s*\d+\s*[-－—]|第\s*\d+\s*页(?:\s*共\s*\d+\s*页)?"
     r"|Page \d+(?: of \d+)?"
 )
 _FURNITURE_STARTS = "<-－—第P书作朝年"
@@ -39,6 +44,9 @@ _PAGE = re.compile(r"\s{0,9}[-－—·]?\s{0,9}(\d{1,4})\s{0,9}(?:[-－—·]|[/
 _PICTURE = re.compile(r"\\r(?:图(?=\\p)|(?![A-Za-z]))|\\p[\w-]{1,24}\.bmp|\\x(?![A-Za-z])")
 _LABELS = ("内容：", "属性：")
 _ENDS = tuple("。！？：；…」』”）!?:;)")
+_END = re.compile(rf"(?:[{''.join(_ENDS)}]|[A-Za-z)%]\.)\s*$")
+# Where a wrapped line was parted at a blank; a number may be one with what was parted from it.
+_BLANK = re.compile(r"\0(?:(?<=[A-Za-z0-9,.;:)%]\0)(?=[A-Za-z(])|(?<=[a-z]{3}\0)(?=[0-9]))")
 
 
 def textbook(file: str, stream: Stream) -> Found:
@@ -78,20 +86,20 @@ def _entries(file: str, stream: Stream) -> Found:
         if isinstance(row, Reject | list):
             yield line, parsed(instruction_row, row)
             continue
-        body = parsed(_body, row)
-        if isinstance(body, Reject):
-            yield line, body
+        entry = parsed(_entry, row)
+        if isinstance(entry, Reject):
+            yield line, entry
             continue
-        lines = list(enumerate(body.split("\n")))
+        lines = list(enumerate(entry.body.split("\n")))
         pages = page_numbers(lines)
-        for _, passage in passages(field_text(row.get("title")), [line for line in lines if line[0] not in pages]):
+        for _, passage in passages(entry.title, [line for line in lines if line[0] not in pages]):
             yield line, passage
 
 
-def _body(row: Any) -> str:
-    if body := field_text(row.get("content", row.get("text"))) if isinstance(row, dict) else "":
-        return body
-    raise Reject("empty field", "content")
+def _entry(row: Any) -> Passage:
+    bodies = (text_of(row[name]) for name in ("content", "text") if isinstance(row, dict) and name in row)
+    body = next(filter(field_text, bodies), "") or required(row, "content", "text")
+    return Passage(field_text(row.get("title")), body)
 
 
 def page_numbers(lines: Lines) -> set[int]:
@@ -133,10 +141,10 @@ def passages(title: str, lines: Lines) -> Iterator[tuple[int, Passage | Reject]]
     Sections between <篇名> headings, cut at paragraph ends near PASSAGE_CHARS characters, anywhere at OPEN_CHARS.
     """
     heading, start, held, size = title, 0, [], 0
-    for number, line in lines:
+    for number, line in _parted(lines):
         lost = isinstance(line, Reject)
         found = not lost and line.startswith("<") and _HEADING.match(line)
-        if lost or found or size >= PASSAGE_CHARS and (size >= OPEN_CHARS or held[-1].rstrip().endswith(_ENDS)):
+        if lost or found or size >= PASSAGE_CHARS and (size >= OPEN_CHARS or _END.search(held[-1])):
             if held:
                 yield start, Passage(heading, unwrapped(held))
             held, size = [], 0
@@ -151,6 +159,12 @@ def passages(title: str, lines: Lines) -> Iterator[tuple[int, Passage | Reject]]
             size += len(text)
     if held:
         yield start, Passage(heading, unwrapped(held))
+
+
+def _parted(lines: Lines) -> Iterator[tuple[int, str | Reject]]:
+    for number, line in lines:
+        short = isinstance(line, Reject) or len(line) <= _LONG
+        yield from ((number, part) for part in ([line] if short else _PART.findall(line)))
 
 
 def _text(line: str) -> str:
@@ -178,5 +192,5 @@ def unwrapped(lines: list[str]) -> str:
         else:
             # Inside a wrapped sentence a short line is a fragment of it, where the printer broke twice.
             wrapped = not said.endswith(_ENDS) and (len(said) >= 24 or wrapped and line.endswith(" "))
-        parts += said.lstrip(), "" if wrapped else "\n"
-    return "".join(parts[:-1])
+        parts += said.lstrip(), "\0" if wrapped else "\n"
+    return _BLANK.sub(" ", "".join(parts[:-1])).replace("\0", "")

@@ -1,7 +1,7 @@
 """Who says what in a row: system text and turns, in the spellings in which chats, instructions and histories go round.
 
-What would be lost or glued is a Reject by name: tools, content that is not text, a turn without loss, an empty turn
-between two others, a system turn after the first, several questions or answers, an answer that nobody wants, role
+What would be lost or glued is a Reject by name: tools, content that is not text, options, a turn without loss, an empty
+turn between two others, a system turn after the first, several questions or answers, an answer that nobody wants, role
 marks that cannot be told apart.
 """
 
@@ -14,34 +14,33 @@ import re
 from collections.abc import Iterable
 from typing import Any
 
-from qilin_lib.chimed.readers.decode import FIELDS, Reject, field, field_text, leaves, required, string
+from qilin_lib.chimed.readers.decode import FIELDS, Reject, field, field_text, leaves, list_of, required, string, told
 from qilin_lib.chimed.records import Dialogue
 
 # (speaker, text), the speaker being "user", "assistant" or "system"
 Turn = tuple[str, str]
 CHAT = FIELDS["chat"]
-_REFUSED = {name: reason for reason in ("tools", "content that is not text") for name in CHAT[reason]}
+_REASONS = ("tools", "content that is not text", "options beside the question")
+_REFUSED = {name: reason for reason in _REASONS for name in CHAT[reason]}
 _NAMES = FIELDS["speakers"].items()
 _SPEAKERS = {name: who for who, kinds in _NAMES for names in kinds.values() for name in names}
 # Those that are also fields of a row name no speaker as the key of a message.
 _KEYS = _SPEAKERS.keys() - {*CHAT["question"], *CHAT["below the question"], *CHAT["answer"]}
+_ASKED = ("input", *(name for kind in ("messages", "question", "answer") for name in CHAT[kind]))
 
 
 def instruction_row(row: Any) -> Dialogue:
     """One row of dialogues, questions with answers, chats or instructions, whichever of their forms it has.
 
     A list of messages, alone or under one of CHAT["messages"]; {"input": [q, …], "output": [a, …]}; [question,
-    answer]; or a question (`input` or `context` goes on) and an answer, a text or messages, after the pairs in
-    `history`. A `system` text stands before all of them. Of a list of questions the first is asked, the others are its
-    `wordings`.
+    answer]; {"text": all turns, each behind its role mark}; or a question (`input` or `context` goes on) and an answer,
+    a text or messages, after the pairs in `history`. A `system` text stands before all of them. Of a list of questions
+    the first is asked, the others are its `wordings`.
     """
-    if isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row):
-        row = {"question": row[0], "answer": row[1]}
-    elif _is_messages(row):
-        row = {"messages": row}
+    row = _named(row)
     plain(row)
     for flag in CHAT["undesired"] if isinstance(row, dict) else ():
-        if string(row.get(flag)).lower() == "false" or row.get(flag) is False:
+        if string(row.get(flag)).lower() in ("false", "0", "0.0") or row.get(flag) is False:
             raise Reject("undesired answer", flag)
     if isinstance(row, dict) and isinstance(row.get("input"), list):
         return talk(messages(_pairs(row["input"], row.get("output"))), text_of(row.get("system")))
@@ -50,14 +49,31 @@ def instruction_row(row: Any) -> Dialogue:
         return talk(turns, system)
     if _is_messages(answers := unpacked(field(row, CHAT["answer"]))):
         return talk([*turns, *messages(answers)], system)
+    dialogue, questions = talk([*turns, ("assistant", _answer(row, answers))], system), field(row, CHAT["question"])
+    wordings = tuple(filter(None, map(field_text, leaves(questions)[1:]))) if isinstance(questions, list) else ()
+    return dialogue._replace(wordings=wordings) if wordings else dialogue
+
+
+def _named(row: Any) -> Any:
+    if isinstance(row, list) and len(row) == 2 and all(isinstance(text, str) for text in row):
+        return {"question": row[0], "answer": row[1]}
+    if isinstance(row, dict):
+        row = row | {name: told(row[name]) for name in ("questions", "answers") if isinstance(row.get(name), str)}
+    if isinstance(row, dict) and row.keys().isdisjoint(_ASKED):
+        marked = [{"role": who, "content": text} for who, text in whole_transcript(string(row.get("text")))]
+        return row | {"messages": marked} if marked else row
+    return {"messages": row} if _is_messages(row) else row
+
+
+def _answer(row: Any, answers: Any) -> str:
     answer = _sole(row, "answer")
     if isinstance(answers, list) and len(texts := list(filter(field_text, leaves(answers)))) > 1:
         raise Reject("several answers", " / ".join(map(str, texts)))
     if nothing(answer):
         raise Reject("empty field", "answer")
-    dialogue, questions = talk([*turns, ("assistant", answer)], system), field(row, CHAT["question"])
-    wordings = tuple(filter(None, map(field_text, leaves(questions)[1:]))) if isinstance(questions, list) else ()
-    return dialogue._replace(wordings=wordings) if wordings else dialogue
+    if _LINK.fullmatch(answer):
+        raise Reject("link instead of an answer", answer)
+    return answer
 
 
 def _sole(row: Any, kind: str, *spare: str) -> str:
@@ -80,7 +96,7 @@ def _pairs(first: Any, second: Any) -> list[list[Any]]:
 
 
 def plain(row: Any) -> None:
-    """Reject a row whose answers rest on more than its texts: tools, or content that is not text."""
+    """Reject a row whose answers rest on more than its texts: tools, content that is not text, options of an exam."""
     if not isinstance(row, dict) or _REFUSED.keys().isdisjoint(row):
         return
     for name in row:
@@ -111,13 +127,12 @@ def asked(row: Any) -> tuple[str, list[Turn]]:
         return system, messages(row[key])
     if isinstance(row, dict) and _is_messages(prompt := unpacked(row.get("prompt"))):
         return system, [*_history(row.get("history")), *messages(prompt)]
-    question = _sole(row, "question", "input")
-    below = next((row[name] for name in CHAT["below the question"] if row.get(name)), "")
-    if isinstance(below, list | dict):
-        raise Reject("content that is not text", f"a {type(below).__name__} beside the question")
-    more = string(below)
-    question = question if more == question or nothing(more) else f"{question}\n{more}"
-    return system, [*_history(row.get("history")), ("user", question)]
+    said = [_sole(row, "question", "input")]
+    for more in (row[name] for name in CHAT["below the question"] if row.get(name)):
+        if isinstance(more, list | dict):
+            raise Reject("content that is not text", f"a {type(more).__name__} beside the question")
+        said += [string(more)] if string(more) not in said and not nothing(string(more)) else []
+    return system, [*_history(row.get("history")), ("user", "\n".join(said))]
 
 
 def _history(value: Any) -> list[Turn]:
@@ -130,13 +145,8 @@ def _history(value: Any) -> list[Turn]:
 
 
 def _parsed(value: Any) -> Any:
-    """A list that a table holds as its JSON text."""
-    if isinstance(value, str) and value.lstrip().startswith("["):
-        try:
-            return json.loads(value)
-        except (ValueError, RecursionError) as no:
-            raise Reject("unknown form", f"a list as text: {no}") from None
-    return value
+    """A list that a table holds as its text."""
+    return list_of(value.strip()) if isinstance(value, str) and value.lstrip().startswith("[") else value
 
 
 def unpacked(value: Any) -> Any:
@@ -151,6 +161,7 @@ def unpacked(value: Any) -> Any:
     return value
 
 
+_LINK = re.compile(r"(?:https?://|www\.)\S+")
 _LABEL = re.compile(r"\s*([^\s：:]{1,9})\s*[：:]\s*(.*)", re.DOTALL)
 
 
@@ -166,7 +177,7 @@ def messages(value: Any) -> list[Turn]:
     """
     value = _parsed(value)
     if isinstance(value, dict):
-        pairs = _pairs(value.get("speaker"), value.get("utterance"))
+        pairs = _pairs(field(value, CHAT["speaker"]), field(value, CHAT["text"]))
         value = [{"speaker": who, "utterance": said} for who, said in pairs]
     if not isinstance(value, list) or not all(isinstance(message, dict | str | list) for message in value):
         raise Reject("unknown form", "the conversation is no list of messages")
@@ -259,7 +270,7 @@ def alternating(turns: Iterable[Turn], system: str = "") -> tuple[tuple[str, ...
 _WORDS, _HEADINGS = ("|".join(n for _, kinds in _NAMES for n in kinds.get(kind, ())) for kind in ("marks", "headings"))
 _MARK = re.compile(
     rf"(?:<(?P<tag>{_WORDS})>|<\|(?P<token>{_WORDS})\|>[：:]?|<\|im_start\|>(?P<chat>{_WORDS})\n"
-    rf"|(?:^|(?<=\s))#{{2,5}}[ \t]?(?P<heading>{_HEADINGS}|{_WORDS})[ \t]?"
+    rf"|(?<!#)#{{2,5}}[ \t]?(?P<heading>{_HEADINGS}|{_WORDS})[ \t]?"
     rf"|(?:^|(?<=[\s。！？!?…；;>])(?<!\d[.、]\s))(?P<word>{_WORDS})[ \t]?)(?:(?(token)|(?(chat)|[：:])))",
     re.IGNORECASE,
 )

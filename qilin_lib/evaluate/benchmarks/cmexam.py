@@ -44,7 +44,7 @@ def cmexam_items(raw_dir: str | Path, split: str = "test") -> Reading:
     folder = there(raw_dir) / "cmexam"
 
     def item(place: int, known: Exam, row: Any) -> tuple[str, Item]:
-        groups = {name: value for column, name in GROUPS.items() if (value := string(row.get(column)))}
+        groups = {name: value for column, name in GROUPS.items() if (value := string(row.get(column.lower())))}
         options, reference = dict(known.options), reference_of(known.explanation)
         identity = f"{split}-{place:05d}"
         made = Item("cmexam", identity, split, None, known.question, options, known.answer, reference, groups)
