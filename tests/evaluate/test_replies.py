@@ -1,9 +1,8 @@
 """Replies as chat, reasoning and base models write them, through the calls that a benchmark makes.
 
-"fresh" holds 300 replies in the styles of today's chat and reasoning models by a hand that knew no rule: 87.0 % were
-read right and 2.3 % as a wrong letter (83.7 and 3.0 % by the rules before). No rule has been changed for them; OpenCC's
-tables in place of ours read one more.
-Every other split has been opened and tuned on, so no share of theirs is an estimate. "chat" and "odd" were written, to
+Every split has been opened and tuned on, so no share is an estimate. "fresh" holds 300 replies in the styles of today's
+chat and reasoning models by a hand that knew no rule: at first 87.0 % were read right and 2.3 % as a wrong letter.
+"chat" and "odd" were written, to
 be hard, by hands that had not read the rules: at first 64.0 % of each were read right, 5.3 and 4.7 % as a wrong letter.
 The second half of "chat", which nobody looked at while the rules changed, went from 52.0 to 55.3 % right and from 6.7
 to 9.3 % wrong. "hard" was written by the author of the rules to break them: 76.0 to 88.9 % right at first.
@@ -31,15 +30,18 @@ ROWS = [json.loads(line) for line in Path(__file__).with_name("replies.jsonl").r
 OF = ("x", "fixed", "test", None, [], [], {"max_new_tokens": 64})
 TASKS = {ceval: ceval.CEval(*OF, {}, {}), cmexam: cmexam.CMExam(*OF, "char"), exams: exams.Exams(*OF, {})}
 TASKS |= {huatuo: huatuo.Huatuo(*OF, "char"), dialogue: dialogue.Dialogues(*OF, "char")}
-LIMITS = {"fresh": (0.86, 0.03), "hard": (0.94, 0.01), "chat": (0.69, 0.065), "odd": (0.7, 0.035)}
+LIMITS = {"fresh": (0.89, 0.015), "hard": (0.94, 0.01), "chat": (0.74, 0.065), "odd": (0.77, 0.03)}
 """The least share read right and the greatest read as a wrong letter."""
 OPTIONS = {"A": "支气管哮喘", "B": "肺炎", "C": "肺结核", "D": "肺癌"}
 
 
-def answers(benchmark: Any, replies: Sequence[Reply], options: Sequence[dict[str, str]]) -> list[dict]:
+def answers(
+    benchmark: Any, replies: Sequence[Reply], options: Sequence[dict[str, str]], questions: Sequence[str] = ()
+) -> list[dict]:
     """The records' own part, as `benchmark` makes it of what a model without log-probabilities wrote."""
     backend = SimpleNamespace(likelihood=False, tokenizer=None, generate=lambda asked, new: list(replies))
-    items = [Item("x", str(n), "test", None, "q", own, "A", "r") for n, own in enumerate(options)]
+    of = zip(options, questions or ["q"] * len(options), strict=True)
+    items = [Item("x", str(n), "test", None, question, own, "A", "r") for n, (own, question) in enumerate(of)]
     return TASKS[benchmark].answer(items, [Prompt([], "", [], "", 0, False)] * len(items), backend)
 
 
@@ -53,7 +55,8 @@ def predictions(rows: Sequence[dict]) -> list[str | None]:
     for benchmark, several in ((ceval, False), (cmexam, True)):
         mine = [n for n, row in enumerate(rows) if row["multiple"] == several]
         replies = [Reply(rows[n]["reply"], rows[n]["finish"], rows[n]["forced"]) for n in mine]
-        made = answers(benchmark, replies, [rows[n]["options"] for n in mine])
+        questions = [rows[n].get("question", "q") for n in mine]
+        made = answers(benchmark, replies, [rows[n]["options"] for n in mine], questions)
         found |= {n: row["prediction"] for n, row in zip(mine, made, strict=True)}
     return [found[n] for n in range(len(rows))]
 
@@ -79,6 +82,38 @@ def test_replies_are_read_right_by_the_call_that_a_benchmark_makes(split: str) -
     right = sum(letters == row["letters"] for letters, row in pairs)
     least, most = LIMITS.get(split, (0.97, 0.01))
     assert right >= least * len(rows) and len(wrong) <= most * len(rows), (right, wrong)
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "letter"),
+    [
+        ("最可能的诊断是", "患者咳铁锈色痰，X线见大片实变。最可能为肺炎球菌所致的肺炎，而肺癌多有消瘦。", "B"),
+        ("咳铁锈色痰常见于", "肺炎患者常见铁锈色痰。支气管哮喘为白色泡沫痰。肺结核多有咯血。", "B"),
+        ("咳铁锈色痰常见于", "肺炎患者常见铁锈色痰。支气管哮喘为白色泡沫痰。肺结核多有咯血，另外，", None),
+        ("下列疾病不属于感染性疾病的是", "肺炎、肺结核由病原体引起。肺癌并非由病原体引起。", "D"),
+        ("下列疾病属于感染性疾病的是", "肺癌并非由病原体引起。", None),
+        ("咳铁锈色痰常见于", "肺炎和肺结核都可以，铁锈色痰常见于肺炎。", None),
+    ],
+)
+def test_a_reply_that_calls_nothing_its_answer_is_read_by_its_question(question: str, text: str, letter: str) -> None:
+    assert answers(ceval, [Reply(text)], [OPTIONS], [question])[0]["prediction"] == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letters"),
+    [
+        ("支气管哮喘是气道炎症，因此“支气管哮喘”肯定不成立。除了它，其余都正确。", "BCD"),
+        ("肺炎常为首选。四项无一例外，均应入选。", "ABCD"),
+        ("前三种都对，故选前三种。", "ABC"),
+        ("So: first two options.", "AB"),
+        ("符合的是首尾两项。", "AD"),
+        ("肺结核为特异性感染。故选之。", "C"),
+        ("应选选项丙。", "C"),
+        ("正确答案：C。\n解析：肺炎是感染。\n因此，本题应选B。", None),
+    ],
+)
+def test_what_is_left_what_is_numbered_and_what_points_back(text: str, letters: str) -> None:
+    assert answers(cmexam, [Reply(text)], [OPTIONS])[0]["prediction"] == letters
 
 
 @pytest.mark.parametrize(
