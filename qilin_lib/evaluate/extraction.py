@@ -23,12 +23,14 @@ from typing import NamedTuple
 
 from qilin_lib.evaluate.cues import CUES
 from qilin_lib.evaluate.mentions import MARK, Mention, Options, marked, normal, plain
+from qilin_lib.evaluate.stem import fitting
 
 NEXT = CUES.next
 LONGEST = 16_000
 """Characters that are read; of a longer reply both ends."""
 SHORT = 60
 """Characters of a reply that may give the text of an option and nothing else."""
+ONLY_PRAISED = ("concludes", "supported")
 WINDOW = 60
 """Characters beside a mention in which its cue stands; it bounds the work of a sentence that never ends."""
 
@@ -42,6 +44,7 @@ _LAST = re.compile(
     r"|(?<=[。;])(?=综上|因此|所以|故|总之|由此|题目|本题)"
 )
 _STOP = re.compile(r"(?<=[。!?\n])")
+_CLAUSE = re.compile(rf"[,;。!?\n{MARK}]")
 _AMONG = re.compile(r"(?:之)?中(?!枢)")
 _RETRACTED = re.compile(rf"(?:(?<=[。!?;,\n.—:…(])|(?<=\.\s)) *(?:{CUES.retracted.pattern})")
 _BEGINS = re.compile(
@@ -72,12 +75,18 @@ class Said(NamedTuple):
     def rejected(self) -> bool:
         return self.says("denied") or self.says("wrong")
 
+    @property
+    def dismissed(self) -> bool:
+        """Whether it is rejected, or the verdict that ends its clause is a bad one."""
+        return self.rejected or _verdict(_CLAUSE.split(self.after, maxsplit=1)[0]) is False
 
-def extract_letters(text: str, options: Options, multiple: bool, cut: bool = False) -> str | None:
+
+def extract_letters(text: str, options: Options, multiple: bool, cut: bool = False, question: str = "") -> str | None:
     """Sorted answer letters ("ABD") in `text`, or None when it gives no answer.
 
     `options` {"A": text, …} are the item's; letters outside them are never an answer. Unless `multiple`, an answer of
-    several letters is None. `cut`: the text was to go on, so an option's text alone decides nothing.
+    several letters is None. `cut`: the text was to go on, so an option's text alone decides nothing. `question`: the
+    item's; with it a reply is understood that calls nothing its answer.
     """
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]}\n{text[-LONGEST // 2 :]}"
@@ -85,13 +94,14 @@ def extract_letters(text: str, options: Options, multiple: bool, cut: bool = Fal
     text = text[max((match.start() for match in _RETRACTED.finditer(text)), default=0) :]
     further = NEXT.search(text)
     for part in (text[: further.start()], text) if further else (text,):
-        letters = "".join(sorted(set(_answer(part, options, multiple, cut))))
+        # Behind an invented question other words may be meant.
+        letters = "".join(sorted(set(_answer(part, options, multiple, cut, "" if further else question))))
         if letters:
             return letters if multiple or len(letters) == 1 else None
     return None
 
 
-def _answer(text: str, options: Options, multiple: bool, cut: bool) -> str:
+def _answer(text: str, options: Options, multiple: bool, cut: bool, question: str) -> str:
     short = len(text) <= SHORT and text.count("。") < 3 and not cut
     text, found = marked(text, options)
     said = list(_said(text, found))
@@ -102,24 +112,26 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool) -> str:
         return ""
     for reason, letters in _proposals(text, said, options, multiple):
         # One letter of several that is only praised on the way is a part of the answer.
-        if letters and not (multiple and len(letters) == 1 and reason == "supported" and letters != said[-1].letters):
+        if letters and not (multiple and len(letters) == 1 and reason in ONLY_PRAISED and letters != said[-1].letters):
             return letters
-    return _named(text, said) if short else ""
+    if CUES.unclear.search(text):
+        return ""
+    return (_named(text, said) if short else "") or ("" if multiple else fitting(text, said, question))
 
 
 def _proposals(text: str, said: list[Said], options: Options, multiple: bool) -> Iterator[tuple[str, str]]:
     """What a reply that calls nothing its answer may mean, the surest first, with the reason."""
     yield "others", _others(said, options, multiple)
+    denied = {letter for one in said if one.dismissed for letter in one.letters}
+    if multiple and CUES.rest.search(text):
+        yield "rest", "".join(set(options) - denied) if denied else ""
+    if multiple and CUES.every.search(text) and not CUES.rest.search(text) and not denied:
+        yield "every", "".join(options)
     yield "concludes", _last(said, "concludes", multiple) or ""
     yield "sought", _called(said, "sought", multiple)
-    if multiple and CUES.rest.search(text):
-        denied = {letter for one in said if one.rejected for letter in one.letters}
-        yield "rest", "".join(set(options) - denied) if denied else ""
     yield "judged", _judged(text, said, options, multiple)
     yield "opening", _opening(text, said)
     yield "supported", _called([one for one in said if not one.rejected], "supported", multiple)
-    if multiple and CUES.every.search(text) and not CUES.rest.search(text) and not any(one.rejected for one in said):
-        yield "every", "".join(options)
 
 
 def _said(text: str, found: list[Mention]) -> Iterator[Said]:
@@ -254,7 +266,7 @@ def _named(text: str, said: list[Said]) -> str:
     """The only option whose text a short reply names."""
     letters = {one.letters for one in said}
     clear = all(one.open and not one.rejected and not one.mention.own for one in said)
-    return letters.pop() if len(letters) == 1 and clear and not CUES.unclear.search(text) else ""
+    return letters.pop() if len(letters) == 1 and clear and not CUES.unlike.search(text) else ""
 
 
 def _without_echo(text: str, options: Options) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
@@ -47,10 +48,16 @@ _ENDED = re.compile(
 )
 _TAIL = re.compile(r"[ ]?(?:这|那)?[一两二三四五六]?[个]?选?项(?!目)")
 _ORDINAL = re.compile(
-    r"(?:排在)?第(?P<place>[一二三四五六七八1-8](?:[、,和及]第?[一二三四五六七八1-8])*)[个项种条位句点](?:选项|答案)?|选项\s*(?P<number>[一二三四五六七八])(?!\w)"
-    r"|(?P<side>[前后])(?P<many>[两三四五])[个项者]|(?P<last>最后)一[个项句条]"
+    r"(?:排在)?第(?P<place>[一二三四五六七八1-8](?:[、,和及]第?[一二三四五六七八1-8])*)[个项种条位句点](?:选项|答案)?|选项\s*(?P<number>[一二三四五六七八](?!\w)|[甲乙丙丁戊])"
+    r"|(?P<side>[前后]|\b(?:first|last)\b)\s*(?P<many>[两三四五]|two|three|four)(?:[个项者条种]|\s+(?:option|choice)s)"
+    r"|(?P<last>最后)一[个项句条]|(?P<ends>首尾)两?[个项]"
+    r"|\b(?P<rank>first|second|third|fourth|fifth|last) (?:option|choice)\b"
 )
 _NUMBERS = "一二三四五六七八"
+_RANKS = dict(zip("甲乙丙丁戊", range(5), strict=True)) | {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4}
+_MANY = {"两": 2, "三": 3, "四": 4, "五": 5, "two": 2, "three": 3, "four": 4}
+# What repeats a mention where it is chosen ("故选之", "取后者").
+_BACK = re.compile(r"(?<=[选择取])(?:它|之|此项|该项|这一?[项个条]|[前后]者)(?=\W|$)")
 
 
 class Mention(NamedTuple):
@@ -104,19 +111,34 @@ def _capitals(written: str, options: Options) -> str:
 
 def _single(text: str, options: Options) -> list[Mention]:
     """Runs of letters, option texts and ordinals that are no part of a name."""
-    words = {plain(option).lower(): letter for letter, option in options.items() if len(plain(option)) > 1}
+    words = {plain(option).lower(): letter for letter, option in options.items()}
+    words = {word: letter for word, letter in words.items() if len(word) > 1 or word > MARK and not word.isascii()}
     ranked = sorted(words, key=len, reverse=True)
     pattern = re.compile("|".join([*map(_bounded, ranked), _LETTERS, _ORDINAL.pattern]))
     found = []
     for match in pattern.finditer(text):
         letters, own = words.get(match[0].lower(), ""), False
-        if not letters and match[0].isascii():
+        if not letters and re.fullmatch("[A-Z]+", match[0]):
             letters, own = _letters(match, text, options), True
         elif not letters:
             letters = _ordinal(match, "".join(options))
         if letters:
             found.append(Mention(letters, own, True, match.start(), match.end()))
-    return sorted([*found, *_parts(text, found, options)], key=lambda one: one.start)
+    found = sorted([*found, *_parts(text, found, options)], key=lambda one: one.start)
+    return sorted([*found, *_repeated(text, found)], key=lambda one: one.start)
+
+
+def _repeated(text: str, found: list[Mention]) -> Iterator[Mention]:
+    """What stands for a mention before it: the topic of the last sentence with one, or "前者" and "后者" of two."""
+    starts = [one.start for one in found]
+    for match in _BACK.finditer(text):
+        last = bisect(starts, match.start())
+        before = [one for one in found[max(0, last - 9) : last] if len(one.letters) == 1]
+        if before and "者" not in match[0]:
+            first = text.rfind("。", max(0, before[-1].start - 200), before[-1].start)
+            before = [one for one in before if one.start > first][:1]
+        if at := before[-2:-1] if match[0] == "前者" else before[-1:]:
+            yield Mention(at[0].letters, False, True, *match.span())
 
 
 def _parts(text: str, found: list[Mention], options: Options) -> Iterator[Mention]:
@@ -162,6 +184,8 @@ def _telling(part: str, before: str, after: str, option: str) -> bool:
 
 
 def _bounded(word: str) -> str:
+    if len(word) == 1:
+        return rf"(?<![^\W为是选]){word}(?=\W|$|是)"
     before = r"(?<![A-Za-z0-9.~–-])" if re.match(r"[A-Za-z0-9]", word) else ""
     after = r"(?![A-Za-z0-9])" if re.search(r"[A-Za-z0-9]$", word) else ""
     return f"{before}(?i:{re.escape(word)}){after}"
@@ -181,11 +205,15 @@ def _letters(match: re.Match, text: str, options: Options) -> str:
 
 def _ordinal(match: re.Match, letters: str) -> str:
     """The letters of "第二个选项", "前两项", "最后一项"."""
-    if match["last"]:
+    if match["last"] or match["rank"] == "last":
         return letters[-1]
+    if match["ends"]:
+        return letters[0] + letters[-1]
     if match["side"]:
-        many = _NUMBERS.replace("二", "两").index(match["many"]) + 1
-        return letters[:many] if match["side"] == "前" else letters[-many:]
+        many = _MANY[match["many"]]
+        return letters[:many] if match["side"] in ("前", "first") else letters[-many:]
+    if (single := match["rank"] or match["number"]) in _RANKS:
+        return letters[_RANKS[single] :][:1]
     numbers = re.findall(rf"[{_NUMBERS}\d]", match["place"] or match["number"])
     places = [_NUMBERS.index(number) if number in _NUMBERS else int(number) - 1 for number in numbers]
     return "".join(letters[place : place + 1] for place in places)

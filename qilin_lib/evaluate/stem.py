@@ -1,0 +1,69 @@
+"""What a reply means that calls nothing its answer, by the words of its question."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from typing import Any
+
+from qilin_lib.evaluate.cues import CUES
+from qilin_lib.evaluate.mentions import MARK, normal
+
+LEAD, SHARED = 0.15, 0.5
+"""The lead, in shares of the question's last words, of the option beside which most of them stand; and what a share
+counts in a sentence that names several options."""
+LONGEST = 200
+"""Characters of a sentence on each side of an option; it bounds the work of a sentence that never ends."""
+_END = re.compile(r"[。!?;\n]")
+# A text that stops within a sentence was cut or drifts on.
+_ENDED = re.compile(r"[^\w、,;:]\s*\Z")
+
+
+def asked(question: str) -> str:
+    """The last clause of a question, which says what is wanted."""
+    clauses = re.split(r"[。?;,]", normal(question).rstrip("。?:()_ "))
+    return next((clause for clause in reversed(clauses) if clause.strip()), "")
+
+
+def negative(question: str) -> bool:
+    """Whether a question asks for what is wrong or does not belong."""
+    return bool(CUES.negative.search(asked(question)))
+
+
+def fitting(text: str, said: list[Any], question: str) -> str:
+    """The one option that alone fits a question with one answer, "" where none stands out.
+
+    `text` is marked, `said` its mentions (`extraction.Said`).
+    """
+    if not question or not _ENDED.search(text):
+        return ""
+    places = [place.start() for place in re.finditer(MARK, text)]
+    single = [(at, one) for at, one in zip(places, said, strict=True) if one.open and len(one.letters) == 1]
+    if negative(question):
+        unfit = {one.letters for at, one in single if one.rejected or CUES.unfit.search(_rest(text, at))}
+        return unfit.pop() if len(unfit) == 1 else ""
+    dismissed = {letter for one in said if one.dismissed for letter in one.letters}
+    wanted, fits = _pairs(asked(question)), Counter({"": 0.0})
+    for at, one in single:
+        if one.letters not in dismissed:
+            fits[one.letters] = max(fits[one.letters], _fit(text, at, wanted))
+    (first, most), *others = [*fits.most_common(2), ("", 0.0)]
+    return first if most - others[0][1] >= LEAD else ""
+
+
+def _rest(text: str, place: int) -> str:
+    """What a sentence says of a mention, up to the next one."""
+    return re.split(rf"[。!?;\n{MARK}]", text[place + 1 : place + 60], maxsplit=1)[0]
+
+
+def _fit(text: str, place: int, wanted: set[str]) -> float:
+    """How much of what is wanted stands in the sentence of a mention."""
+    before = _END.split(text[max(0, place - LONGEST) : place])[-1]
+    after = _END.split(text[place + 1 : place + LONGEST], maxsplit=1)[0]
+    share = len(wanted & _pairs(before + MARK + after)) / max(1, len(wanted))
+    return share * (SHARED if MARK in before + after else 1)
+
+
+def _pairs(text: str) -> set[str]:
+    words = re.sub(r"\W", "", text)
+    return {words[at : at + 2] for at in range(len(words) - 1)}
