@@ -109,11 +109,26 @@ def test_a_reply_that_calls_nothing_its_answer_is_read_by_its_question(question:
         ("符合的是首尾两项。", "AD"),
         ("肺结核为特异性感染。故选之。", "C"),
         ("应选选项丙。", "C"),
+        ("应选前两项，再加上肺癌。", "ABD"),
+        ("既然前三项都正确，那么A、B、C、D全部选择。", "ABCD"),
+        ('{"正确":["肺炎","肺癌"],"错误":{"肺结核":"特异性感染"}}', "BD"),
         ("正确答案：C。\n解析：肺炎是感染。\n因此，本题应选B。", None),
     ],
 )
 def test_what_is_left_what_is_numbered_and_what_points_back(text: str, letters: str) -> None:
     assert answers(cmexam, [Reply(text)], [OPTIONS])[0]["prediction"] == letters
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("D选项。\n为什么不是B？肺炎有发热，所以考虑肺炎。", "D"),
+        ("这题考影像。选B的要记住，它有发热。", None),
+        ("患者咳血。如为肺结核，则应隔离。", None),
+    ],
+)
+def test_what_is_said_of_other_cases_and_people_decides_nothing(text: str, letter: str | None) -> None:
+    assert read(text) == letter
 
 
 @pytest.mark.parametrize(
