@@ -45,6 +45,7 @@ _LAST = re.compile(
 )
 _STOP = re.compile(r"(?<=[。!?\n])")
 _CLAUSE = re.compile(rf"[,;。!?\n{MARK}]")
+_LINE = re.compile(rf"^[^\w\n{MARK}]*{MARK}(?=[^\w\n{MARK}]*\w)", re.MULTILINE)
 _AMONG = re.compile(r"(?:之)?中(?!枢)")
 _RETRACTED = re.compile(rf"(?:(?<=[。!?;,\n.—:…(])|(?<=\.\s)) *(?:{CUES.retracted.pattern})")
 _BEGINS = re.compile(
@@ -127,10 +128,10 @@ def _proposals(text: str, said: list[Said], options: Options, multiple: bool) ->
         yield "rest", "".join(set(options) - denied) if denied else ""
     if multiple and CUES.every.search(text) and not CUES.rest.search(text) and not denied:
         yield "every", "".join(options)
+    yield "opening", _opening(text, said)
     yield "concludes", _last(said, "concludes", multiple) or ""
     yield "sought", _called(said, "sought", multiple)
     yield "judged", _judged(text, said, options, multiple)
-    yield "opening", _opening(text, said)
     yield "supported", _called([one for one in said if not one.rejected], "supported", multiple)
 
 
@@ -257,7 +258,7 @@ def _verdict(text: str) -> bool | None:
 
 def _opening(text: str, said: list[Said]) -> str:
     """Letters the text opens with, unless it goes through the options."""
-    if not _BEGINS.match(text) or said[0].rejected or len(_verdicts(text, said)) >= 3:
+    if not _BEGINS.match(text) or said[0].rejected or max(len(_verdicts(text, said)), len(_LINE.findall(text))) >= 3:
         return ""
     return said[0].letters if said[0].mention.own and said[0].mention.sure else ""
 

@@ -37,7 +37,7 @@ _SMALL = re.compile(
 )
 _OPEN, _CLOSE = r"[(\[【「『\"'“]{0,2}", r"(?:选?项)?[)\]】」』\"'”]{0,2}"
 _SAME = re.compile(rf"{_CLOSE}[ \t.、:,=—-]{{0,4}}{_OPEN}(?:选项)?{_OPEN}")
-_FIRM = re.compile(rf"{_CLOSE}\s*(?:[、/&+|和与及同]|以及|,?\s*\band\b)\s*(?:选项)?{_OPEN}")
+_FIRM = re.compile(rf"{_CLOSE}\s*(?:[、/&+|和与及同]|以及|,?\s*\band\b|,?[再外]加上?)\s*(?:选项)?{_OPEN}")
 _LOOSE = re.compile(
     rf"{_CLOSE}\.?(?:\s*[,;]\s*|\s+|(?<=[)\]】])\s*(?=[(\[【])|\s*(?:\n\s*[-•(]\s*)?(?:\(?\d[.)、]\)?\s*)?)(?:选项)?{_OPEN}"
 )
