@@ -92,6 +92,7 @@ def test_replies_are_read_right_by_the_call_that_a_benchmark_makes(split: str) -
         ("咳铁锈色痰常见于", "肺炎患者常见铁锈色痰。支气管哮喘为白色泡沫痰。肺结核多有咯血，另外，", None),
         ("下列疾病不属于感染性疾病的是", "肺炎、肺结核由病原体引起。肺癌并非由病原体引起。", "D"),
         ("下列疾病属于感染性疾病的是", "肺癌并非由病原体引起。", None),
+        ("关于肺的说法错误的是", "√ 肺炎——有发热\n√ 肺癌——有消瘦\n× 肺结核——无咯血\n如上所述。", "C"),
         ("咳铁锈色痰常见于", "肺炎和肺结核都可以，铁锈色痰常见于肺炎。", None),
     ],
 )
@@ -110,6 +111,9 @@ def test_a_reply_that_calls_nothing_its_answer_is_read_by_its_question(question:
         ("肺结核为特异性感染。故选之。", "C"),
         ("应选选项丙。", "C"),
         ("应选前两项，再加上肺癌。", "ABD"),
+        ("哮喘无关，故除哮喘外都选。", "BCD"),
+        ("按可能性：D>A>B>C", "D"),
+        ("所以是肺炎。具体请咨询医生。", "B"),
         ("既然前三项都正确，那么A、B、C、D全部选择。", "ABCD"),
         ('{"正确":["肺炎","肺癌"],"错误":{"肺结核":"特异性感染"}}', "BD"),
         ("正确答案：C。\n解析：肺炎是感染。\n因此，本题应选B。", None),
@@ -117,6 +121,11 @@ def test_a_reply_that_calls_nothing_its_answer_is_read_by_its_question(question:
 )
 def test_what_is_left_what_is_numbered_and_what_points_back(text: str, letters: str) -> None:
     assert answers(cmexam, [Reply(text)], [OPTIONS])[0]["prediction"] == letters
+
+
+def test_verdicts_on_each_option_answer_what_the_question_asks_for() -> None:
+    for question, letters in (("关于肺，错误的是", "C"), ("关于肺，正确的有", "ABD")):
+        assert answers(cmexam, [Reply("A对。B对。C错。D对。")], [OPTIONS], [question])[0]["prediction"] == letters
 
 
 @pytest.mark.parametrize(
