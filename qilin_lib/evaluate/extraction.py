@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from qilin_lib.evaluate.cues import CUES
 from qilin_lib.evaluate.mentions import MARK, Mention, Options, marked, normal, plain
-from qilin_lib.evaluate.stem import fitting
+from qilin_lib.evaluate.stem import fitting, negative, several
 
 NEXT = CUES.next
 LONGEST = 16_000
@@ -37,7 +37,7 @@ WINDOW = 60
 _SENTENCE = re.compile(r"(?:[^。!?;\n.]|(?<=@)\.(?=[ \t]*[^\sA-Z@])|\.(?!\s|$))+[。!?;\n.]?|[。!?;\n.]")
 # What stands in the lines below such words belongs to their sentence.
 _BELOW = re.compile(r"(?:(?<=[:是为选案论择答])|(?<=正确选项))\s*\n\s*(?:[-•>]\s*)?")
-_HEAD = re.compile(r"(?:^|[\n。;,:]|\s)[\W\d_]*(?:选项|[Oo]ption|至于|其中|而|但)?[\W\d_]*$")
+_HEAD = re.compile(r"(?:^|[\n。;,:]|\s)[\W\d_]*(?:选项|说法|[Oo]ption|至于|其中|而|但)?[\W\d_]*$")
 # The end of what is said of the last of a list of options.
 _LAST = re.compile(
     r"\n\s*\n|\n(?=\W*(?:综|因此|所以|故|总|结论|答案|小结|由|题目|本题))"
@@ -111,16 +111,21 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool, question: st
         return "" if _contradicted(text, said, decided) else decided
     if cut or CUES.refuses.search(text):
         return ""
-    for reason, letters in _proposals(text, said, options, multiple):
+    # CMExam may have several right answers to any question, but most ask for one.
+    lone = not multiple or not several(question)
+    for reason, letters in _proposals(text, said, options, multiple, question):
         # One letter of several that is only praised on the way is a part of the answer.
-        if letters and not (multiple and len(letters) == 1 and reason in ONLY_PRAISED and letters != said[-1].letters):
+        if letters and (lone or len(letters) > 1 or reason not in ONLY_PRAISED or letters == said[-1].letters):
             return letters
     if CUES.unclear.search(text):
         return ""
-    return (_named(text, said) if short else "") or ("" if multiple else fitting(text, said, question))
+    letters = _named(text, said) if short else ""
+    return letters or (fitting(text, said, _verdicts(text, said), question) if lone else "")
 
 
-def _proposals(text: str, said: list[Said], options: Options, multiple: bool) -> Iterator[tuple[str, str]]:
+def _proposals(
+    text: str, said: list[Said], options: Options, multiple: bool, question: str
+) -> Iterator[tuple[str, str]]:
     """What a reply that calls nothing its answer may mean, the surest first, with the reason."""
     yield "others", _others(said, options, multiple)
     denied = {letter for one in said if one.dismissed for letter in one.letters}
@@ -131,7 +136,7 @@ def _proposals(text: str, said: list[Said], options: Options, multiple: bool) ->
     yield "opening", _opening(text, said)
     yield "concludes", _last(said, "concludes", multiple) or ""
     yield "sought", _called(said, "sought", multiple)
-    yield "judged", _judged(text, said, options, multiple)
+    yield "judged", _judged(text, said, options, multiple, negative(question))
     yield "supported", _called([one for one in said if not one.rejected], "supported", multiple)
 
 
@@ -196,7 +201,7 @@ def _called(said: list[Said], label: str, multiple: bool) -> str:
     return "".join(letters) if multiple or len(letters) == 1 else ""
 
 
-def _judged(text: str, said: list[Said], options: Options, multiple: bool) -> str:
+def _judged(text: str, said: list[Said], options: Options, multiple: bool, against: bool) -> str:
     """What is called right, or of a single-answer item the one that is set apart from all others."""
     every, wrong = set(options), {letter for one in said if one.rejected for letter in one.letters}
     affirmed = [one.letters for one in said if one.open and not one.rejected and one.says("affirmed")]
@@ -205,7 +210,7 @@ def _judged(text: str, said: list[Said], options: Options, multiple: bool) -> st
     if set(verdicts) == every:
         right = {letter for letter, good in verdicts.items() if good}
         wrong = every - right
-        if multiple and wrong and CUES.wanted.search(text, text.rfind(MARK)):
+        if multiple and wrong and (against or CUES.wanted.search(text, text.rfind(MARK))):
             return "".join(wrong)
     if multiple:
         whole = wrong or right == every or named <= right or any(len(letters) > 1 for letters in affirmed)

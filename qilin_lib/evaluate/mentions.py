@@ -60,6 +60,10 @@ _MANY = {"两": 2, "三": 3, "四": 4, "五": 5, "two": 2, "three": 3, "four": 4
 _BACK = re.compile(r"(?<=[选择取])(?:它|之|此项|该项|这一?[项个条]|[前后]者)(?=\W|$)")
 
 
+# Marks on both sides that make a part of an option stand for it.
+_SET_APART = re.compile(rf"[“\"「『]{MARK}[”\"」』]|除(?:了|去)?{MARK}(?:[以之])?外")
+
+
 class Mention(NamedTuple):
     """`letters` in the order written; `own`: with a letter, not by its text alone; `sure`: not one or another."""
 
@@ -155,7 +159,10 @@ def _parts(text: str, found: list[Mention], options: Options) -> Iterator[Mentio
         while low[start : end + 1] in owners and end < len(low):
             end += 1
         letter = owners.get(low[start:end])
-        if letter and _telling(low[start:end], low[start - 1 : start], low[end : end + 1], plain(options[letter])):
+        set_apart = _SET_APART.search(low[start - 3 : start] + MARK + low[end : end + 2])
+        if letter and (
+            set_apart or _telling(low[start:end], low[start - 1 : start], low[end : end + 1], plain(options[letter]))
+        ):
             yield Mention(letter, False, True, start, end)
         start = end
 

@@ -9,7 +9,7 @@ from typing import Any
 from qilin_lib.evaluate.cues import CUES
 from qilin_lib.evaluate.mentions import MARK, normal
 
-LEAD, SHARED = 0.15, 0.5
+LEAD, SHARED, LISTED = 0.15, 0.5, 3
 """The lead, in shares of the question's last words, of the option beside which most of them stand; and what a share
 counts in a sentence that names several options."""
 LONGEST = 200
@@ -25,12 +25,17 @@ def asked(question: str) -> str:
     return next((clause for clause in reversed(clauses) if clause.strip()), "")
 
 
+def several(question: str) -> bool:
+    """Whether a question asks for several options, as one that is not known may."""
+    return not question or bool(CUES.several.search(asked(question)))
+
+
 def negative(question: str) -> bool:
     """Whether a question asks for what is wrong or does not belong."""
     return bool(CUES.negative.search(asked(question)))
 
 
-def fitting(text: str, said: list[Any], question: str) -> str:
+def fitting(text: str, said: list[Any], verdicts: dict[str, bool], question: str) -> str:
     """The one option that alone fits a question with one answer, "" where none stands out.
 
     `text` is marked, `said` its mentions (`extraction.Said`).
@@ -39,24 +44,31 @@ def fitting(text: str, said: list[Any], question: str) -> str:
         return ""
     places = [place.start() for place in re.finditer(MARK, text)]
     single = [(at, one) for at, one in zip(places, said, strict=True) if one.open and len(one.letters) == 1]
-    if negative(question):
-        unfit = {one.letters for at, one in single if one.rejected or CUES.unfit.search(_rest(text, at))}
-        return unfit.pop() if len(unfit) == 1 else ""
+    if found := _unfit(text, single) if negative(question) else _fit(text, single, said, question):
+        return found
+    meant = [letter for letter, good in verdicts.items() if good != negative(question)]
+    return meant[0] if len(meant) == 1 and len(verdicts) >= LISTED else ""
+
+
+def _unfit(text: str, single: list[tuple[int, Any]]) -> str:
+    """The only option of which a sentence says something bad."""
+    rests = {at: re.split(rf"[。!?;\n{MARK}]", text[at + 1 : at + 60], maxsplit=1)[0] for at, _ in single}
+    unfit = {one.letters for at, one in single if one.rejected or CUES.unfit.search(rests[at])}
+    return unfit.pop() if len(unfit) == 1 else ""
+
+
+def _fit(text: str, single: list[tuple[int, Any]], said: list[Any], question: str) -> str:
+    """The option in whose sentence most of what is wanted stands."""
     dismissed = {letter for one in said if one.dismissed for letter in one.letters}
-    wanted, fits = _pairs(asked(question)), Counter({"": 0.0})
+    wanted, shares = _pairs(asked(question)), Counter({"": 0.0})
     for at, one in single:
         if one.letters not in dismissed:
-            fits[one.letters] = max(fits[one.letters], _fit(text, at, wanted))
-    (first, most), *others = [*fits.most_common(2), ("", 0.0)]
+            shares[one.letters] = max(shares[one.letters], _share(text, at, wanted))
+    (first, most), *others = [*shares.most_common(2), ("", 0.0)]
     return first if most - others[0][1] >= LEAD else ""
 
 
-def _rest(text: str, place: int) -> str:
-    """What a sentence says of a mention, up to the next one."""
-    return re.split(rf"[。!?;\n{MARK}]", text[place + 1 : place + 60], maxsplit=1)[0]
-
-
-def _fit(text: str, place: int, wanted: set[str]) -> float:
+def _share(text: str, place: int, wanted: set[str]) -> float:
     """How much of what is wanted stands in the sentence of a mention."""
     before = _END.split(text[max(0, place - LONGEST) : place])[-1]
     after = _END.split(text[place + 1 : place + LONGEST], maxsplit=1)[0]
