@@ -9,9 +9,10 @@ from typing import Any
 from qilin_lib.evaluate.cues import CUES
 from qilin_lib.evaluate.mentions import MARK, normal
 
-LEAD, SHARED, LISTED = 0.15, 0.5, 3
-"""The lead, in shares of the question's last words, of the option beside which most of them stand; and what a share
-counts in a sentence that names several options."""
+LEAD, SHARED, LISTED, FOREIGN = 0.15, 0.5, 3, 0.7
+"""The lead, in shares of the question's last words, of the option beside which most of them stand; what a share counts
+in a sentence that names several options; the options of a list of verdicts; the share of ASCII in a reply that is in
+English and so names in Chinese what it means."""
 LONGEST = 200
 """Characters of a sentence on each side of an option; it bounds the work of a sentence that never ends."""
 _END = re.compile(r"[。!?;\n]")
@@ -44,6 +45,9 @@ def fitting(text: str, said: list[Any], verdicts: dict[str, bool], question: str
         return ""
     places = [place.start() for place in re.finditer(MARK, text)]
     single = [(at, one) for at, one in zip(places, said, strict=True) if one.open and len(one.letters) == 1]
+    alone = {one.letters for at, one in single if not one.dismissed and not one.mention.own}
+    if len(alone) == 1 and len(single) == len(said) and sum(map(str.isascii, text)) > FOREIGN * len(text):
+        return alone.pop()
     if found := _unfit(text, single) if negative(question) else _fit(text, single, said, question):
         return found
     meant = [letter for letter, good in verdicts.items() if good != negative(question)]
