@@ -95,7 +95,7 @@ def test_replies_are_read_right_by_the_call_that_a_benchmark_makes(split: str) -
         ("咳铁锈色痰常见于", "- 肺炎 —— 对。\n- 肺癌 —— 不对。多为血丝。\n- 肺结核 —— 不对。多为咯血。", "B"),
         (
             "The cause is",
-            "A young man with fever, chills, rusty sputum and lobar consolidation: this is pneumonia, called 肺炎 in Chinese.",
+            "Fever, chills, rusty sputum and lobar consolidation: this is pneumonia, called 肺炎 in Chinese.",
             "B",
         ),
         ("应作的诊断", "支气管哮喘无发热。肺结核有盗汗。肺癌有消瘦，病程长。正确的选择是大叶性的肺炎。", "B"),
