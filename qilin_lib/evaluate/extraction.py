@@ -192,7 +192,12 @@ def _contradicted(text: str, said: list[Said], decided: str) -> bool:
 def _others(said: list[Said], options: Options, multiple: bool) -> str:
     """Of "除C外其余都对": the others where several may be right, else C."""
     excepted = next((one.letters for one in reversed(said) if one.open and one.says("excepted")), "")
-    return "".join(letter for letter in options if letter not in excepted) if multiple and excepted else excepted
+    if not excepted or not multiple and len(excepted) == 1:
+        return excepted
+    left = (
+        set(options) - set(excepted) - {letter for one in said if multiple and one.rejected for letter in one.letters}
+    )
+    return "".join(left) if multiple or len(left) == 1 else ""
 
 
 def _called(said: list[Said], label: str, multiple: bool) -> str:

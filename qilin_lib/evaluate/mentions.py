@@ -79,7 +79,11 @@ def normal(text: str) -> str:
     # Before NFKC, which makes ① a digit that would stick to the letter after it.
     text = _CIRCLED.sub(" ", _INVISIBLE.sub(" ", text))
     text = converter("t2s").convert(unicodedata.normalize("NFKC", text).translate(_CANTONESE))
-    text = _LATEX.sub(" ", re.sub(r"\}(?=[、,\s]*\\boxed\{)[、,\s]*\\boxed\{", ",", text)).replace("\\boxed{", "答案:")
+    text = (
+        _LATEX.sub(" ", re.sub(r"\}(?=[、,\s]*\\boxed\{)[、,\s]*\\boxed\{", ",", text))
+        .replace("\\boxed{", "答案:")
+        .replace("\\%", "%")
+    )
     return _RANGE.sub(_range, _EMPHASIS.sub("", text)).strip()
 
 
