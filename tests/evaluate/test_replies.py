@@ -40,7 +40,7 @@ def answers(
 ) -> list[dict]:
     """The records' own part, as `benchmark` makes it of what a model without log-probabilities wrote."""
     backend = SimpleNamespace(likelihood=False, tokenizer=None, generate=lambda asked, new: list(replies))
-    of = zip(options, questions or ["q"] * len(options), strict=True)
+    of = zip(options, questions or [""] * len(options), strict=True)
     items = [Item("x", str(n), "test", None, question, own, "A", "r") for n, (own, question) in enumerate(of)]
     return TASKS[benchmark].answer(items, [Prompt([], "", [], "", 0, False)] * len(items), backend)
 
@@ -55,7 +55,7 @@ def predictions(rows: Sequence[dict]) -> list[str | None]:
     for benchmark, several in ((ceval, False), (cmexam, True)):
         mine = [n for n, row in enumerate(rows) if row["multiple"] == several]
         replies = [Reply(rows[n]["reply"], rows[n]["finish"], rows[n]["forced"]) for n in mine]
-        questions = [rows[n].get("question", "q") for n in mine]
+        questions = [rows[n].get("question", "") for n in mine]
         made = answers(benchmark, replies, [rows[n]["options"] for n in mine], questions)
         found |= {n: row["prediction"] for n, row in zip(mine, made, strict=True)}
     return [found[n] for n in range(len(rows))]
@@ -121,7 +121,6 @@ def test_a_reply_that_calls_nothing_its_answer_is_read_by_its_question(question:
         ("应选选项丙。", "C"),
         ("应选前两项，再加上肺癌。", "ABD"),
         ("哮喘无关，故除哮喘外都选。", "BCD"),
-        ("按可能性：D>A>B>C", "D"),
         ("所以是肺炎。具体请咨询医生。", "B"),
         ("既然前三项都正确，那么A、B、C、D全部选择。", "ABCD"),
         ('{"正确":["肺炎","肺癌"],"错误":{"肺结核":"特异性感染"}}', "BD"),
@@ -130,6 +129,33 @@ def test_a_reply_that_calls_nothing_its_answer_is_read_by_its_question(question:
 )
 def test_what_is_left_what_is_numbered_and_what_points_back(text: str, letters: str) -> None:
     assert answers(cmexam, [Reply(text)], [OPTIONS])[0]["prediction"] == letters
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "letters"),
+    [
+        ("肺病的说法，正确的有", "错误的选项是C，其余选项均为正确处理。", "ABD"),
+        ("肺病的说法，错误的是", "错误的选项是C，其余选项均为正确处理。", "C"),
+        ("肺病的处理，正确的有", "正确的处理包括支气管哮喘、肺炎和肺癌。肺结核不合适。", "ABD"),
+        ("肺病的说法，正确的有", "所有选项都是正确的。", "ABCD"),
+        ("肺病的说法，正确的有", "支气管哮喘（A）、肺炎（B）都是常见病。", "AB"),
+        ("最可能的诊断是", "肺炎（B）与肺癌（D）的区别在于起病。本例起病急，所以支持肺炎。", "B"),
+        ("最可能的诊断是", "肺炎起病急；肺癌起病缓；本例起病急，故为前者。", "B"),
+        (
+            "最可能的诊断是",
+            "肺炎起病急，咳铁锈色痰，与本例相符。肺癌、肺结核均起病缓。支气管哮喘以喘息为主要表现。",
+            "B",
+        ),
+        ("最可能的诊断是", "患者咳铁锈色痰，这是肺炎的典型表现。肺癌有消瘦，肺结核有盗汗，支气管哮喘有喘息。", "B"),
+        ("最可能的诊断是", "**解析**：起病急提示肺炎，因此B正确。A错误：支气管哮喘有喘息。", "B"),
+        ("不宜接触的是", "患者不宜接触肺结核。", "C"),
+        ("The diagnosis is", "A is wrong because there is no wheezing. B fits.", "B"),
+        ("The diagnosis is", "Ans: b", "B"),
+        ("最可能的诊断是", "按可能性：D>A>B>C", "D"),
+    ],
+)
+def test_what_a_question_asks_for_tells_the_right_from_the_wrong(question: str, text: str, letters: str) -> None:
+    assert answers(cmexam, [Reply(text)], [OPTIONS], [question])[0]["prediction"] == letters
 
 
 def test_verdicts_on_each_option_answer_what_the_question_asks_for() -> None:
