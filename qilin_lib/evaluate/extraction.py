@@ -56,13 +56,14 @@ _BEGINS = re.compile(
 
 class Said(NamedTuple):
     """A mention, what stands before it in its sentence (which starts at `sentence`) and what follows; `open`: whether
-    it can decide anything."""
+    it can decide anything; `right`: whether the question is known to ask for what is right."""
 
     mention: Mention
     before: str
     after: str
     sentence: int
     open: bool
+    right: bool
 
     @property
     def letters(self) -> str:
@@ -74,7 +75,7 @@ class Said(NamedTuple):
 
     @property
     def rejected(self) -> bool:
-        return self.says("denied") or self.says("wrong")
+        return self.says("denied") or self.says("wrong") or self.right and self.says("faulty")
 
     @property
     def dismissed(self) -> bool:
@@ -105,7 +106,7 @@ def extract_letters(text: str, options: Options, multiple: bool, cut: bool = Fal
 def _answer(text: str, options: Options, multiple: bool, cut: bool, question: str) -> str:
     short = len(text) <= SHORT and text.count("。") < 3 and not cut
     text, found = marked(text, options)
-    said = list(_said(text, found))
+    said = list(_said(text, found, bool(question) and not CUES.negative.search(question)))
     decided = _last(said, "answers", multiple)
     if decided is not None:
         return "" if _contradicted(text, said, decided) else decided
@@ -140,7 +141,7 @@ def _proposals(
     yield "supported", _called([one for one in said if not one.rejected], "supported", multiple)
 
 
-def _said(text: str, found: list[Mention]) -> Iterator[Said]:
+def _said(text: str, found: list[Mention], right: bool) -> Iterator[Said]:
     rest = iter(found)
     for sentence in _SENTENCE.finditer(_BELOW.sub(lambda lines: " " * len(lines[0]), text)):
         asked = sentence[0].rstrip().endswith("?")
@@ -149,7 +150,7 @@ def _said(text: str, found: list[Mention]) -> Iterator[Said]:
             end = sentence.start() + place.end()
             after = _STOP.split(text[end : end + WINDOW], maxsplit=1)[0]
             decides = not asked and not _elsewhere(before) and not _AMONG.match(after)
-            yield Said(next(rest), before[-WINDOW:], after, sentence.start(), decides)
+            yield Said(next(rest), before[-WINDOW:], after, sentence.start(), decides, right)
 
 
 def _elsewhere(before: str) -> bool:
@@ -163,9 +164,10 @@ def _elsewhere(before: str) -> bool:
 
 def _last(said: list[Said], label: str, multiple: bool) -> str | None:
     """The letters of the last mention that is said to be so, "" where it leaves the choice open, None if none is."""
-    such = [one for one in said if one.open and one.says(label) and not one.says("denied")]
+    labels = ("concludes", "faulty") if label == "concludes" else (label,)
+    such = [one for one in said if one.open and any(map(one.says, labels)) and not one.says("denied")]
     if label == "concludes":
-        such = [one for one in such if not one.says("wrong") and (multiple or len(one.letters) == 1)]
+        such = [one for one in such if not one.rejected and (multiple or len(one.letters) == 1)]
     if not such:
         return None
     last, named = such[-1], getattr(CUES, label).after

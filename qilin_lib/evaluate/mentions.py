@@ -31,7 +31,7 @@ _CANTONESE = str.maketrans("係揀啱", "是选对")
 _RANGE = re.compile(r"(?<![A-Z\d])([A-Z])\s*[至到~–—-]\s*([A-Z])(?![A-Za-z\d-])")
 _LETTERS = r"(?<![A-Za-z0-9°\-])[A-Z]+(?![A-Za-z0-9\-])"
 _SMALL = re.compile(
-    r"((?:答案|选项?|选择|[Aa]nswer(?: is)?|[Oo]ption|choose|it's)[\s:是为\"'(]*|\A[\s(]*)"
+    r"((?:答案|选项?|选择|[Aa]nswer(?: is)?|[Aa]ns|[Oo]ption|choose|it's)[\s:是为\"'(]*|\A[\s(]*)"
     r"([a-z]+(?:(?:[、,]\s?| )[a-z]\b){0,8})(?=[。.,;)\]】\"”]|$|\s+(?![a-z]))",
     re.MULTILINE,
 )
@@ -57,7 +57,7 @@ _NUMBERS = "一二三四五六七八"
 _RANKS = dict(zip("甲乙丙丁戊", range(5), strict=True)) | {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4}
 _MANY = {"两": 2, "三": 3, "四": 4, "五": 5, "two": 2, "three": 3, "four": 4}
 # What repeats a mention where it is chosen ("故选之", "取后者").
-_BACK = re.compile(r"(?<=[选择取])(?:它|之|此项|该项|这一?[项个条]|[前后]者)(?=\W|$)")
+_BACK = re.compile(r"(?:(?<=[选择取])(?:它|之|此项|该项|这一?[项个条])|(?<=[选择取是为])[前后]者)(?=\W|$)")
 
 
 # Marks on both sides that make a part of an option stand for it.
@@ -230,18 +230,29 @@ def _ordinal(match: re.Match, letters: str) -> str:
     return "".join(letters[place : place + 1] for place in places)
 
 
-def _joined(text: str, single: list[Mention]) -> list[Mention]:
-    """A letter and its own text as one mention, and lists that say what joins them ("A、B和C", "A或B")."""
-    found: list[Mention] = []
+def _named_twice(text: str, single: list[Mention]) -> Iterator[Mention]:
+    """A letter and its own text as one mention."""
+    last: Mention | None = None
     for one in single:
-        last = found[-1] if found else one
-        between = text[last.end : one.start]
-        same = one.letters in last.letters[-1:] and last.own != one.own and _SAME.fullmatch(between)
-        wide = re.sub(r"\([^()√✓✔×✗✘对错正误是否符不]{0,40}\)", "", between)
-        if found and same:
+        between = text[last.end : one.start] if last else ""
+        if last and one.letters in last.letters[-1:] and last.own != one.own and _SAME.fullmatch(between):
             end = one.end + (text[one.end : one.end + 1] == ")" and "(" in between)
-            found[-1] = last._replace(own=True, end=end)
-        elif found and _EITHER.fullmatch(wide):
+            last = last._replace(own=True, end=end)
+            continue
+        if last:
+            yield last
+        last = one
+    if last:
+        yield last
+
+
+def _joined(text: str, single: list[Mention]) -> list[Mention]:
+    """Lists that say what joins them ("A、B和C", "A或B") as one mention."""
+    found: list[Mention] = []
+    for one in _named_twice(text, single):
+        last = found[-1] if found else one
+        wide = re.sub(r"\([^()√✓✔×✗✘对错正误是否符不]{0,40}\)", "", text[last.end : one.start])
+        if found and _EITHER.fullmatch(wide):
             found[-1] = _both(last, one)._replace(sure=False)
         elif found and _FIRM.fullmatch(wide) and not set(one.letters) & set(last.letters):
             found[-1] = _both(last, one)

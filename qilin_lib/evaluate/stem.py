@@ -57,7 +57,11 @@ def fitting(text: str, said: list[Any], verdicts: dict[str, bool], question: str
 def _unfit(text: str, single: list[tuple[int, Any]]) -> str:
     """The only option of which a sentence says something bad."""
     rests = {at: re.split(rf"[。!?;\n{MARK}]", text[at + 1 : at + 60], maxsplit=1)[0] for at, _ in single}
-    unfit = {one.letters for at, one in single if one.rejected or CUES.unfit.search(rests[at])}
+    unfit = {
+        one.letters
+        for at, one in single
+        if one.rejected or CUES.unfit.search(rests[at]) or CUES.forbids.search(one.before)
+    }
     return unfit.pop() if len(unfit) == 1 else ""
 
 
