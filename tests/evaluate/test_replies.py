@@ -151,6 +151,14 @@ def test_what_is_left_what_is_numbered_and_what_points_back(text: str, letters: 
         ("不宜接触的是", "患者不宜接触肺结核。", "C"),
         ("The diagnosis is", "A is wrong because there is no wheezing. B fits.", "B"),
         ("The diagnosis is", "Ans: b", "B"),
+        ("The diagnosis is", "A? No. D fits best.", "D"),
+        ("The diagnosis is", "D - a tumour. The nodule points to it. (A) would cause wheezing, B fever.", "D"),
+        (
+            "最可能的诊断是",
+            "初步诊断：肺癌\n鉴别诊断：肺炎、肺结核\n建议：作增强CT，并取组织作病理检查，排除转移，再定手术。",
+            "D",
+        ),
+        ("最可能的诊断是", "第一个选项不对，应选倒数第二个。", "C"),
         ("最可能的诊断是", "按可能性：D>A>B>C", "D"),
     ],
 )
