@@ -50,7 +50,7 @@ _AMONG = re.compile(r"(?:之)?中(?!枢)")
 _RETRACTED = re.compile(rf"(?:(?<=[。!?;,\n.—:…(])|(?<=\.\s)) *(?:{CUES.retracted.pattern})")
 _BEGINS = re.compile(
     rf"[^\w{MARK}]*(?:(?:选项|答)[^\w{MARK}]*)?{MARK}"
-    rf"(?=$|[^\w\s:{MARK}]|\s*\n|\s*\(|\s+(?:解释|解析|因为|理由|正确|是)|\s*$)"
+    rf"(?=$|[^\w\s:{MARK}]|\s+[-–—]\s|\s*\n|\s*\(|\s+(?:解释|解析|因为|理由|正确|是)|\s*$)"
 )
 
 
@@ -270,7 +270,12 @@ def _verdict(text: str) -> bool | None:
 
 def _opening(text: str, said: list[Said]) -> str:
     """Letters the text opens with, unless it goes through the options."""
-    if not _BEGINS.match(text) or said[0].rejected or max(len(_verdicts(text, said)), len(_LINE.findall(text))) >= 3:
+    if (
+        not _BEGINS.match(text)
+        or not said[0].open
+        or said[0].rejected
+        or max(len(_verdicts(text, said)), len(_LINE.findall(text))) >= 3
+    ):
         return ""
     return said[0].letters if said[0].mention.own and said[0].mention.sure else ""
 

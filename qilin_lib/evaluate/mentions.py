@@ -48,7 +48,7 @@ _ENDED = re.compile(
 )
 _TAIL = re.compile(r"[ ]?(?:这|那)?[一两二三四五六]?[个]?选?项(?!目)")
 _ORDINAL = re.compile(
-    r"(?:排在)?第(?P<place>[一二三四五六七八1-8](?:[、,和及]第?[一二三四五六七八1-8])*)[个项种条位句点](?:选项|答案)?|选项\s*(?P<number>[一二三四五六七八](?!\w)|[甲乙丙丁戊])"
+    r"(?:排在)?(?P<back>倒数)?第(?P<place>[一二三四五六七八1-8](?:[、,和及]第?[一二三四五六七八1-8])*)[个项种条位句点](?:选项|答案)?|选项\s*(?P<number>[一二三四五六七八](?!\w)|[甲乙丙丁戊])"
     r"|(?P<side>[前后]|\b(?:first|last)\b)\s*(?P<many>[两三四五]|two|three|four)(?:[个项者条种]|\s+(?:option|choice)s)"
     r"|(?P<last>最后)一[个项句条]|(?P<ends>首尾)两?[个项]"
     r"|\b(?P<rank>first|second|third|fourth|fifth|last) (?:option|choice)\b"
@@ -225,6 +225,7 @@ def _ordinal(match: re.Match, letters: str) -> str:
         return letters[:many] if match["side"] in ("前", "first") else letters[-many:]
     if (single := match["rank"] or match["number"]) in _RANKS:
         return letters[_RANKS[single] :][:1]
+    letters = letters[::-1] if match["back"] else letters
     numbers = re.findall(rf"[{_NUMBERS}\d]", match["place"] or match["number"])
     places = [_NUMBERS.index(number) if number in _NUMBERS else int(number) - 1 for number in numbers]
     return "".join(letters[place : place + 1] for place in places)
