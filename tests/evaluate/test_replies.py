@@ -151,7 +151,6 @@ def test_what_is_left_what_is_numbered_and_what_points_back(text: str, letters: 
         ("不宜接触的是", "患者不宜接触肺结核。", "C"),
         ("The diagnosis is", "A is wrong because there is no wheezing. B fits.", "B"),
         ("The diagnosis is", "Ans: b", "B"),
-        ("The diagnosis is", "A? No. D fits best.", "D"),
         ("The diagnosis is", "D - a tumour. The nodule points to it. (A) would cause wheezing, B fever.", "D"),
         (
             "最可能的诊断是",
@@ -175,6 +174,7 @@ def test_verdicts_on_each_option_answer_what_the_question_asks_for() -> None:
     ("text", "letter"),
     [
         ("D选项。\n为什么不是B？肺炎有发热，所以考虑肺炎。", "D"),
+        ("A? No. D fits best.", "D"),
         ("这题考影像。选B的要记住，它有发热。", None),
         ("患者咳血。如为肺结核，则应隔离。", None),
     ],
