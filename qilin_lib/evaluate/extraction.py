@@ -9,9 +9,10 @@ capitals" takes them all. Here a reply is read in these steps.
    is right, or wrong. What others say, what would hold of another question and what is asked decide nothing.
 4. The last mention called the answer counts, unless it leaves two ("A或B") or contradicts the first words of the reply
    without taking them back. A refusal without such a mention is no answer.
-5. Then, in this order: all options but those set apart ("其余均对"); the last conclusion ("因此", "的是"); what is said
-   to fit the question; what is called right, or of a list the one whose verdict is not that of the others; the letters
-   that a reply begins with; what the case is said to fit; all, if a reply says so; the one that a short reply names.
+5. Then, in this order: all options but those set apart ("其余均对") or struck out; all, if a reply says so; the letters
+   that a reply begins with; the last conclusion ("因此", "的是"); what is said to fit the question; what is called
+   right, or of a list the one whose verdict is not that of the others; what the case is said to fit; the one that a
+   short reply names; what its question asks for (`stem`).
 Nothing found, or more than one letter for a single-answer item: None, never a guess.
 """
 
