@@ -151,6 +151,12 @@ def test_what_is_left_what_is_numbered_and_what_points_back(text: str, letters: 
         ("不宜接触的是", "患者不宜接触肺结核。", "C"),
         ("The diagnosis is", "A is wrong because there is no wheezing. B fits.", "B"),
         ("The diagnosis is", "Ans: b", "B"),
+        ("最可能的诊断是", "肺癌起病缓，范围缩小到肺炎与肺结核，由此取肺炎舍肺结核。", "B"),
+        ("最可能的诊断是", "肺癌、肺结核均有主张。现阶段作答仍以肺炎为宜。", "B"),
+        ("最可能的诊断是", "五点合在一起就是CAP，也就是传统所称的肺炎。肺癌、肺结核均起病缓。支气管哮喘有喘息。", "B"),
+        ("下列需要抗感染的有", "肺炎抗菌，肺结核抗痨。支气管哮喘不用。\n→ BC", "BC"),
+        ("下列需要抗感染的有", "支气管哮喘不用，BC均适用。", "BC"),
+        ("下列需要抗感染的有", "正确答案是BC。肺癌不用。\n综上所述，正确答案为：BCD。", None),
         ("The diagnosis is", "D - a tumour. The nodule points to it. (A) would cause wheezing, B fever.", "D"),
         (
             "最可能的诊断是",
@@ -161,8 +167,14 @@ def test_what_is_left_what_is_numbered_and_what_points_back(text: str, letters: 
         ("最可能的诊断是", "按可能性：D>A>B>C", "D"),
     ],
 )
-def test_what_a_question_asks_for_tells_the_right_from_the_wrong(question: str, text: str, letters: str) -> None:
+def test_what_a_question_asks_for_tells_the_right_from_the_wrong(question: str, text: str, letters: str | None) -> None:
     assert answers(cmexam, [Reply(text)], [OPTIONS], [question])[0]["prediction"] == letters
+
+
+def test_blanks_before_a_unit_and_a_cut_that_comes_after_the_answer() -> None:
+    assert read("消除需 20 小时。", options={"A": "10小时", "B": "20小时"}) == "B"
+    reply = Reply("错误的叙述是C。\n为什么？肺结核是", LENGTH)
+    assert answers(ceval, [reply], [OPTIONS], ["关于肺，叙述错误的是"])[0]["prediction"] == "C"
 
 
 def test_verdicts_on_each_option_answer_what_the_question_asks_for() -> None:
