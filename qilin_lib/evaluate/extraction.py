@@ -57,14 +57,14 @@ _BEGINS = re.compile(
 
 class Said(NamedTuple):
     """A mention, what stands before it in its sentence (which starts at `sentence`) and what follows; `open`: whether
-    it can decide anything; `right`: whether the question is known to ask for what is right."""
+    it can decide anything; `right`: whether its question asks for what is right, None if that is not known."""
 
     mention: Mention
     before: str
     after: str
     sentence: int
     open: bool
-    right: bool
+    right: bool | None
 
     @property
     def letters(self) -> str:
@@ -72,7 +72,9 @@ class Said(NamedTuple):
 
     def says(self, label: str) -> bool:
         """Whether the words around it say so."""
-        return getattr(CUES, label).say(self.before, self.after)
+        # Of a question for what is wrong, "错误的是C" gives the answer in so many words.
+        faulty = not self.right and label == ("concludes" if self.right is None else "answers")
+        return any(getattr(CUES, name).say(self.before, self.after) for name in (label, *["faulty"] * faulty))
 
     @property
     def rejected(self) -> bool:
@@ -107,7 +109,7 @@ def extract_letters(text: str, options: Options, multiple: bool, cut: bool = Fal
 def _answer(text: str, options: Options, multiple: bool, cut: bool, question: str) -> str:
     short = len(text) <= SHORT and text.count("。") < 3 and not cut
     text, found = marked(text, options)
-    said = list(_said(text, found, bool(question) and not CUES.negative.search(question)))
+    said = list(_said(text, found, not CUES.negative.search(question) if question else None))
     decided = _last(said, "answers", multiple)
     if decided is not None:
         return "" if _contradicted(text, said, decided) else decided
@@ -142,7 +144,7 @@ def _proposals(
     yield "supported", _called([one for one in said if not one.rejected], "supported", multiple)
 
 
-def _said(text: str, found: list[Mention], right: bool) -> Iterator[Said]:
+def _said(text: str, found: list[Mention], right: bool | None) -> Iterator[Said]:
     rest = iter(found)
     for sentence in _SENTENCE.finditer(_BELOW.sub(lambda lines: " " * len(lines[0]), text)):
         asked = sentence[0].rstrip().endswith("?")
@@ -165,8 +167,7 @@ def _elsewhere(before: str) -> bool:
 
 def _last(said: list[Said], label: str, multiple: bool) -> str | None:
     """The letters of the last mention that is said to be so, "" where it leaves the choice open, None if none is."""
-    labels = ("concludes", "faulty") if label == "concludes" else (label,)
-    such = [one for one in said if one.open and any(map(one.says, labels)) and not one.says("denied")]
+    such = [one for one in said if one.open and one.says(label) and not one.says("denied")]
     if label == "concludes":
         such = [one for one in such if not one.rejected and (multiple or len(one.letters) == 1)]
     if not such:
@@ -187,7 +188,17 @@ def _contradicted(text: str, said: list[Said], decided: str) -> bool:
     places = [place.start() for place in re.finditer(MARK, text)]
     for place, one in zip(places, said, strict=True):
         answers = one.open and (one.says("answers") or place == places[0] and _BEGINS.match(text))
-        if answers and not one.rejected and one.mention.own and not set(one.letters) & set(decided):
+        if (
+            answers
+            and not one.rejected
+            and one.mention.own
+            and (
+                not set(one.letters) & set(decided)
+                or min(len(one.letters), len(decided)) > 1
+                and set(one.letters) != set(decided)
+                and one.says("answers")
+            )
+        ):
             return not CUES.withdrawn.search(text, max(0, place - 10), places[-1])
     return False
 

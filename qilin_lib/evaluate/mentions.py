@@ -25,6 +25,10 @@ _INVISIBLE = re.compile(
 )
 _CIRCLED = re.compile("[①-⑳]")
 _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{")
+# "20 小时", "≥ 7.0 mmol/L": an option is written with or without these blanks.
+_SPACED = re.compile(
+    r"(?<=\d)[ \t]+(?=[\u4e00-\u9fff°%a-zμ])|(?<=[≥≤<>~])[ \t]+(?=\d)|(?<=[\u4e00-\u9fff])[ \t]+(?=[≥≤<>~])"
+)
 _EMPHASIS = re.compile(r"[*`$_]|(?m:^)#+")
 # What Cantonese says in a reply of option and answer; the script itself is OpenCC's to simplify.
 _CANTONESE = str.maketrans("係揀啱", "是选对")
@@ -84,7 +88,7 @@ def normal(text: str) -> str:
         .replace("\\boxed{", "答案:")
         .replace("\\%", "%")
     )
-    return _RANGE.sub(_range, _EMPHASIS.sub("", text)).strip()
+    return _RANGE.sub(_range, _SPACED.sub("", _EMPHASIS.sub("", text))).strip()
 
 
 def _range(match: re.Match) -> str:
