@@ -187,6 +187,7 @@ def test_verdicts_on_each_option_answer_what_the_question_asks_for() -> None:
     [
         ("D选项。\n为什么不是B？肺炎有发热，所以考虑肺炎。", "D"),
         ("A? No. D fits best.", "D"),
+        ("所以A是正确的，B也可认为正确。因此本题A和B都可以选。", None),
         ("这题考影像。选B的要记住，它有发热。", None),
         ("患者咳血。如为肺结核，则应隔离。", None),
     ],
