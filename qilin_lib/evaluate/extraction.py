@@ -113,7 +113,7 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool, question: st
     decided = _last(said, "answers", multiple)
     if decided is not None:
         return "" if _contradicted(text, said, decided) else decided
-    if cut or CUES.refuses.search(text):
+    if cut or CUES.refuses.search(text) or not multiple and CUES.both.search(text):
         return ""
     # CMExam may have several right answers to any question, but most ask for one.
     lone = not multiple or not several(question)
