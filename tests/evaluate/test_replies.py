@@ -156,6 +156,12 @@ def test_what_is_left_what_is_numbered_and_what_points_back(text: str, letters: 
         ("最可能的诊断是", "五点合在一起就是CAP，也就是传统所称的肺炎。肺癌、肺结核均起病缓。支气管哮喘有喘息。", "B"),
         ("下列需要抗感染的有", "肺炎抗菌，肺结核抗痨。支气管哮喘不用。\n→ BC", "BC"),
         ("下列需要抗感染的有", "支气管哮喘不用，BC均适用。", "BC"),
+        ("下列需要抗感染的有", "肺炎、肺结核均可培养病原；支气管哮喘和肺癌则没有。", "BC"),
+        (
+            "起病急的是",
+            "临床上首先考虑肺炎，其起病急，而肺结核起病缓，肺癌更缓，支气管哮喘有喘息，反复发作，可自行缓解。",
+            "B",
+        ),
         ("下列需要抗感染的有", "正确答案是BC。肺癌不用。\n综上所述，正确答案为：BCD。", None),
         ("The diagnosis is", "D - a tumour. The nodule points to it. (A) would cause wheezing, B fever.", "D"),
         (
@@ -173,6 +179,7 @@ def test_what_a_question_asks_for_tells_the_right_from_the_wrong(question: str, 
 
 def test_blanks_before_a_unit_and_a_cut_that_comes_after_the_answer() -> None:
     assert read("消除需 20 小时。", options={"A": "10小时", "B": "20小时"}) == "B"
+    assert read("首选奥硝唑。", options={"A": "甲硝唑", "B": "青霉素"}) is None
     reply = Reply("错误的叙述是C。\n为什么？肺结核是", LENGTH)
     assert answers(ceval, [reply], [OPTIONS], ["关于肺，叙述错误的是"])[0]["prediction"] == "C"
 
@@ -187,6 +194,7 @@ def test_verdicts_on_each_option_answer_what_the_question_asks_for() -> None:
     [
         ("D选项。\n为什么不是B？肺炎有发热，所以考虑肺炎。", "D"),
         ("A? No. D fits best.", "D"),
+        ("应是小肺炎旁的肿块，选项里没有。", None),
         ("所以A是正确的，B也可认为正确。因此本题A和B都可以选。", None),
         ("这题考影像。选B的要记住，它有发热。", None),
         ("患者咳血。如为肺结核，则应隔离。", None),
