@@ -195,7 +195,7 @@ def _telling(part: str, before: str, after: str, option: str) -> bool:
         return False
     if core.isascii() and (len(core) < 3 or not re.search("[a-z]", core)):
         return False
-    return len(core) > min(3, PART * len(option)) or len(core) > 1 and core in _PIECES.split(option.lower())
+    return len(core) > max(2, min(3, PART * len(option))) or len(core) > 1 and core in _PIECES.split(option.lower())
 
 
 def _bounded(word: str) -> str:
