@@ -1,9 +1,11 @@
 """Replies as chat, reasoning and base models write them, through the calls that a benchmark makes.
 
 Every split has been opened and tuned on, so no share is an estimate. "fresh" holds 300 replies in the styles of today's
-chat and reasoning models by a hand that knew no rule: at first 87.0 % were read right and 2.3 % as a wrong letter.
-"chat" and "odd" were written, to
-be hard, by hands that had not read the rules: at first 64.0 % of each were read right, 5.3 and 4.7 % as a wrong letter.
+chat and reasoning models by a hand that knew no rule: at first 87.0 % were read right and 2.3 % as a wrong letter. When
+the question came to be read too, half of each of three splits was not looked at: there "fresh" went from 88.7 to 92.7 %
+right and from 0.7 to 0.0 % wrong, "chat" from 71.3 to 74.7 and 6.7 to 8.0, "odd" from 70.0 to 76.0 and 2.7 to 3.3.
+"chat" and "odd" were written, to be hard, by hands that had not read the rules: at first 64.0 % of each were read
+right, 5.3 and 4.7 % as a wrong letter.
 The second half of "chat", which nobody looked at while the rules changed, went from 52.0 to 55.3 % right and from 6.7
 to 9.3 % wrong. "hard" was written by the author of the rules to break them: 76.0 to 88.9 % right at first.
 """
@@ -30,7 +32,7 @@ ROWS = [json.loads(line) for line in Path(__file__).with_name("replies.jsonl").r
 OF = ("x", "fixed", "test", None, [], [], {"max_new_tokens": 64})
 TASKS = {ceval: ceval.CEval(*OF, {}, {}), cmexam: cmexam.CMExam(*OF, "char"), exams: exams.Exams(*OF, {})}
 TASKS |= {huatuo: huatuo.Huatuo(*OF, "char"), dialogue: dialogue.Dialogues(*OF, "char")}
-LIMITS = {"fresh": (0.89, 0.015), "hard": (0.94, 0.01), "chat": (0.74, 0.065), "odd": (0.77, 0.03)}
+LIMITS = {"fresh": (0.97, 0.005), "hard": (0.95, 0.01), "chat": (0.77, 0.05), "odd": (0.8, 0.02)}
 """The least share read right and the greatest read as a wrong letter."""
 OPTIONS = {"A": "支气管哮喘", "B": "肺炎", "C": "肺结核", "D": "肺癌"}
 
@@ -101,6 +103,11 @@ def test_replies_are_read_right_by_the_call_that_a_benchmark_makes(split: str) -
         ("应作的诊断", "支气管哮喘无发热。肺结核有盗汗。肺癌有消瘦，病程长。正确的选择是大叶性的肺炎。", "B"),
         ("应作的诊断", "应首先考虑感染(B)。支气管哮喘(A)无发热。肺结核(C)有盗汗。肺癌(D)有消瘦，病程长。", "B"),
         ("应作的诊断", "肺炎是这里最贴切的一项。支气管哮喘无发热。肺结核有盗汗。肺癌有消瘦，起病缓，病程长。", "B"),
+        (
+            "关于感染，错误的是",
+            "肺炎、肺结核和支气管哮喘均可预防；而得了肺癌则另作处理，需由外科、放疗科与肿瘤科会诊决定。",
+            "D",
+        ),
         ("关于肺的说法错误的是", "√ 肺炎——有发热\n√ 肺癌——有消瘦\n× 肺结核——无咯血\n如上所述。", "C"),
         ("咳铁锈色痰常见于", "肺炎和肺结核都可以，铁锈色痰常见于肺炎。", None),
     ],
