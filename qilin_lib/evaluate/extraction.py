@@ -240,7 +240,7 @@ def _judged(text: str, said: list[Said], options: Options, multiple: bool, again
     bad = set(verdicts) - good
     if right & wrong:
         return ""
-    apart = [every - wrong]
+    apart = [every - wrong, *[every - right] * against]
     if right | wrong == every or any(set(one.letters) == every - wrong for one in said):
         apart.append(wrong)
     if len(verdicts) >= max(3, len(every) - 1):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from functools import lru_cache
 from typing import Any
 
 from qilin_lib.evaluate.cues import CUES
@@ -20,6 +21,7 @@ _END = re.compile(r"[。!?;\n]")
 _ENDED = re.compile(r"[^\w、,;:]\s*\Z")
 
 
+@lru_cache(maxsize=4096)
 def asked(question: str) -> str:
     """The last clause of a question, which says what is wanted."""
     clauses = re.split(r"[。?;,]", normal(question).rstrip("。?:()_ "))
