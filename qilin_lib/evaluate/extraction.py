@@ -9,9 +9,10 @@ capitals" takes them all. Here a reply is read in these steps.
    is right, or wrong. What others say, what would hold of another question and what is asked decide nothing.
 4. The last mention called the answer counts, unless it leaves two ("A或B") or contradicts the first words of the reply
    without taking them back. A refusal without such a mention is no answer.
-5. Then, in this order: all options but those set apart ("其余均对"); the last conclusion ("因此", "的是"); what is said
-   to fit the question; what is called right, or of a list the one whose verdict is not that of the others; the letters
-   that a reply begins with; what the case is said to fit; all, if a reply says so; the one that a short reply names.
+5. Then, in this order: all options but those set apart ("其余均对") or struck out; all, if a reply says so; the letters
+   that a reply begins with; the last conclusion ("因此", "的是"); what is said to fit the question; what is called
+   right, or of a list the one whose verdict is not that of the others; what the case is said to fit; the one that a
+   short reply names; what its question asks for (`stem`).
 Nothing found, or more than one letter for a single-answer item: None, never a guess.
 """
 
@@ -23,42 +24,47 @@ from typing import NamedTuple
 
 from qilin_lib.evaluate.cues import CUES
 from qilin_lib.evaluate.mentions import MARK, Mention, Options, marked, normal, plain
+from qilin_lib.evaluate.stem import fitting, negative, several
 
 NEXT = CUES.next
 LONGEST = 16_000
 """Characters that are read; of a longer reply both ends."""
 SHORT = 60
 """Characters of a reply that may give the text of an option and nothing else."""
+ONLY_PRAISED = ("concludes", "supported")
 WINDOW = 60
 """Characters beside a mention in which its cue stands; it bounds the work of a sentence that never ends."""
 
 _SENTENCE = re.compile(r"(?:[^。!?;\n.]|(?<=@)\.(?=[ \t]*[^\sA-Z@])|\.(?!\s|$))+[。!?;\n.]?|[。!?;\n.]")
 # What stands in the lines below such words belongs to their sentence.
 _BELOW = re.compile(r"(?:(?<=[:是为选案论择答])|(?<=正确选项))\s*\n\s*(?:[-•>]\s*)?")
-_HEAD = re.compile(r"(?:^|[\n。;,:]|\s)[\W\d_]*(?:选项|[Oo]ption|至于|其中|而|但)?[\W\d_]*$")
+_HEAD = re.compile(r"(?:^|[\n。;,:]|\s)[\W\d_]*(?:选项|说法|[Oo]ption|至于|其中|而|但)?[\W\d_]*$")
 # The end of what is said of the last of a list of options.
 _LAST = re.compile(
     r"\n\s*\n|\n(?=\W*(?:综|因此|所以|故|总|结论|答案|小结|由|题目|本题))"
     r"|(?<=[。;])(?=综上|因此|所以|故|总之|由此|题目|本题)"
 )
 _STOP = re.compile(r"(?<=[。!?\n])")
+_CLAUSE = re.compile(rf"[,;。!?\n{MARK}]")
+_LINE = re.compile(rf"^[^\w\n{MARK}]*{MARK}(?=[^\w\n{MARK}]*\w)", re.MULTILINE)
 _AMONG = re.compile(r"(?:之)?中(?!枢)")
 _RETRACTED = re.compile(rf"(?:(?<=[。!?;,\n.—:…(])|(?<=\.\s)) *(?:{CUES.retracted.pattern})")
 _BEGINS = re.compile(
     rf"[^\w{MARK}]*(?:(?:选项|答)[^\w{MARK}]*)?{MARK}"
-    rf"(?=$|[^\w\s:{MARK}]|\s*\n|\s*\(|\s+(?:解释|解析|因为|理由|正确|是)|\s*$)"
+    rf"(?=$|[^\w\s:{MARK}]|\s+[-–—]\s|\s*\n|\s*\(|\s+(?:解释|解析|因为|理由|正确|是)|\s*$)"
 )
 
 
 class Said(NamedTuple):
     """A mention, what stands before it in its sentence (which starts at `sentence`) and what follows; `open`: whether
-    it can decide anything."""
+    it can decide anything; `right`: whether its question asks for what is right, None if that is not known."""
 
     mention: Mention
     before: str
     after: str
     sentence: int
     open: bool
+    right: bool | None
 
     @property
     def letters(self) -> str:
@@ -66,18 +72,26 @@ class Said(NamedTuple):
 
     def says(self, label: str) -> bool:
         """Whether the words around it say so."""
-        return getattr(CUES, label).say(self.before, self.after)
+        # Of a question for what is wrong, "错误的是C" gives the answer in so many words.
+        faulty = not self.right and label == ("concludes" if self.right is None else "answers")
+        return any(getattr(CUES, name).say(self.before, self.after) for name in (label, *["faulty"] * faulty))
 
     @property
     def rejected(self) -> bool:
-        return self.says("denied") or self.says("wrong")
+        return self.says("denied") or self.says("wrong") or self.right and self.says("faulty")
+
+    @property
+    def dismissed(self) -> bool:
+        """Whether it is rejected, or the verdict that ends its clause is a bad one."""
+        return self.rejected or _verdict(_CLAUSE.split(self.after, maxsplit=1)[0]) is False
 
 
-def extract_letters(text: str, options: Options, multiple: bool, cut: bool = False) -> str | None:
+def extract_letters(text: str, options: Options, multiple: bool, cut: bool = False, question: str = "") -> str | None:
     """Sorted answer letters ("ABD") in `text`, or None when it gives no answer.
 
     `options` {"A": text, …} are the item's; letters outside them are never an answer. Unless `multiple`, an answer of
-    several letters is None. `cut`: the text was to go on, so an option's text alone decides nothing.
+    several letters is None. `cut`: the text was to go on, so an option's text alone decides nothing. `question`: the
+    item's; with it a reply is understood that calls nothing its answer.
     """
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]}\n{text[-LONGEST // 2 :]}"
@@ -85,44 +99,52 @@ def extract_letters(text: str, options: Options, multiple: bool, cut: bool = Fal
     text = text[max((match.start() for match in _RETRACTED.finditer(text)), default=0) :]
     further = NEXT.search(text)
     for part in (text[: further.start()], text) if further else (text,):
-        letters = "".join(sorted(set(_answer(part, options, multiple, cut))))
+        # Behind an invented question other words may be meant.
+        letters = "".join(sorted(set(_answer(part, options, multiple, cut, "" if further else question))))
         if letters:
             return letters if multiple or len(letters) == 1 else None
     return None
 
 
-def _answer(text: str, options: Options, multiple: bool, cut: bool) -> str:
+def _answer(text: str, options: Options, multiple: bool, cut: bool, question: str) -> str:
     short = len(text) <= SHORT and text.count("。") < 3 and not cut
     text, found = marked(text, options)
-    said = list(_said(text, found))
+    said = list(_said(text, found, not CUES.negative.search(question) if question else None))
     decided = _last(said, "answers", multiple)
     if decided is not None:
         return "" if _contradicted(text, said, decided) else decided
-    if cut or CUES.refuses.search(text):
+    if cut or CUES.refuses.search(text) or not multiple and CUES.both.search(text):
         return ""
-    for reason, letters in _proposals(text, said, options, multiple):
+    # CMExam may have several right answers to any question, but most ask for one.
+    lone = not multiple or not several(question)
+    for reason, letters in _proposals(text, said, options, multiple, question):
         # One letter of several that is only praised on the way is a part of the answer.
-        if letters and not (multiple and len(letters) == 1 and reason == "supported" and letters != said[-1].letters):
+        if letters and (lone or len(letters) > 1 or reason not in ONLY_PRAISED or letters == said[-1].letters):
             return letters
-    return _named(text, said) if short else ""
+    if CUES.unclear.search(text):
+        return ""
+    letters = _named(text, said) if short else ""
+    return letters or (fitting(text, said, _verdicts(text, said), question) if lone else "")
 
 
-def _proposals(text: str, said: list[Said], options: Options, multiple: bool) -> Iterator[tuple[str, str]]:
+def _proposals(
+    text: str, said: list[Said], options: Options, multiple: bool, question: str
+) -> Iterator[tuple[str, str]]:
     """What a reply that calls nothing its answer may mean, the surest first, with the reason."""
     yield "others", _others(said, options, multiple)
+    denied = {letter for one in said if one.dismissed for letter in one.letters}
+    if multiple and CUES.rest.search(text):
+        yield "rest", "".join(set(options) - denied) if denied else ""
+    if multiple and CUES.every.search(text) and not CUES.rest.search(text) and not denied:
+        yield "every", "".join(options)
+    yield "opening", _opening(text, said)
     yield "concludes", _last(said, "concludes", multiple) or ""
     yield "sought", _called(said, "sought", multiple)
-    if multiple and CUES.rest.search(text):
-        denied = {letter for one in said if one.rejected for letter in one.letters}
-        yield "rest", "".join(set(options) - denied) if denied else ""
-    yield "judged", _judged(text, said, options, multiple)
-    yield "opening", _opening(text, said)
+    yield "judged", _judged(text, said, options, multiple, negative(question))
     yield "supported", _called([one for one in said if not one.rejected], "supported", multiple)
-    if multiple and CUES.every.search(text) and not CUES.rest.search(text) and not any(one.rejected for one in said):
-        yield "every", "".join(options)
 
 
-def _said(text: str, found: list[Mention]) -> Iterator[Said]:
+def _said(text: str, found: list[Mention], right: bool | None) -> Iterator[Said]:
     rest = iter(found)
     for sentence in _SENTENCE.finditer(_BELOW.sub(lambda lines: " " * len(lines[0]), text)):
         asked = sentence[0].rstrip().endswith("?")
@@ -131,7 +153,7 @@ def _said(text: str, found: list[Mention]) -> Iterator[Said]:
             end = sentence.start() + place.end()
             after = _STOP.split(text[end : end + WINDOW], maxsplit=1)[0]
             decides = not asked and not _elsewhere(before) and not _AMONG.match(after)
-            yield Said(next(rest), before[-WINDOW:], after, sentence.start(), decides)
+            yield Said(next(rest), before[-WINDOW:], after, sentence.start(), decides, right)
 
 
 def _elsewhere(before: str) -> bool:
@@ -147,7 +169,7 @@ def _last(said: list[Said], label: str, multiple: bool) -> str | None:
     """The letters of the last mention that is said to be so, "" where it leaves the choice open, None if none is."""
     such = [one for one in said if one.open and one.says(label) and not one.says("denied")]
     if label == "concludes":
-        such = [one for one in such if not one.says("wrong") and (multiple or len(one.letters) == 1)]
+        such = [one for one in such if not one.rejected and (multiple or len(one.letters) == 1)]
     if not such:
         return None
     last, named = such[-1], getattr(CUES, label).after
@@ -166,7 +188,17 @@ def _contradicted(text: str, said: list[Said], decided: str) -> bool:
     places = [place.start() for place in re.finditer(MARK, text)]
     for place, one in zip(places, said, strict=True):
         answers = one.open and (one.says("answers") or place == places[0] and _BEGINS.match(text))
-        if answers and not one.rejected and one.mention.own and not set(one.letters) & set(decided):
+        if (
+            answers
+            and not one.rejected
+            and one.mention.own
+            and (
+                not set(one.letters) & set(decided)
+                or min(len(one.letters), len(decided)) > 1
+                and set(one.letters) != set(decided)
+                and one.says("answers")
+            )
+        ):
             return not CUES.withdrawn.search(text, max(0, place - 10), places[-1])
     return False
 
@@ -174,7 +206,12 @@ def _contradicted(text: str, said: list[Said], decided: str) -> bool:
 def _others(said: list[Said], options: Options, multiple: bool) -> str:
     """Of "除C外其余都对": the others where several may be right, else C."""
     excepted = next((one.letters for one in reversed(said) if one.open and one.says("excepted")), "")
-    return "".join(letter for letter in options if letter not in excepted) if multiple and excepted else excepted
+    if not excepted or not multiple and len(excepted) == 1:
+        return excepted
+    left = (
+        set(options) - set(excepted) - {letter for one in said if multiple and one.rejected for letter in one.letters}
+    )
+    return "".join(left) if multiple or len(left) == 1 else ""
 
 
 def _called(said: list[Said], label: str, multiple: bool) -> str:
@@ -183,7 +220,7 @@ def _called(said: list[Said], label: str, multiple: bool) -> str:
     return "".join(letters) if multiple or len(letters) == 1 else ""
 
 
-def _judged(text: str, said: list[Said], options: Options, multiple: bool) -> str:
+def _judged(text: str, said: list[Said], options: Options, multiple: bool, against: bool) -> str:
     """What is called right, or of a single-answer item the one that is set apart from all others."""
     every, wrong = set(options), {letter for one in said if one.rejected for letter in one.letters}
     affirmed = [one.letters for one in said if one.open and not one.rejected and one.says("affirmed")]
@@ -192,7 +229,7 @@ def _judged(text: str, said: list[Said], options: Options, multiple: bool) -> st
     if set(verdicts) == every:
         right = {letter for letter, good in verdicts.items() if good}
         wrong = every - right
-        if multiple and wrong and CUES.wanted.search(text, text.rfind(MARK)):
+        if multiple and wrong and (against or CUES.wanted.search(text, text.rfind(MARK))):
             return "".join(wrong)
     if multiple:
         whole = wrong or right == every or named <= right or any(len(letters) > 1 for letters in affirmed)
@@ -203,7 +240,7 @@ def _judged(text: str, said: list[Said], options: Options, multiple: bool) -> st
     bad = set(verdicts) - good
     if right & wrong:
         return ""
-    apart = [every - wrong]
+    apart = [every - wrong, *[every - right] * against]
     if right | wrong == every or any(set(one.letters) == every - wrong for one in said):
         apart.append(wrong)
     if len(verdicts) >= max(3, len(every) - 1):
@@ -245,7 +282,12 @@ def _verdict(text: str) -> bool | None:
 
 def _opening(text: str, said: list[Said]) -> str:
     """Letters the text opens with, unless it goes through the options."""
-    if not _BEGINS.match(text) or said[0].rejected or len(_verdicts(text, said)) >= 3:
+    if (
+        not _BEGINS.match(text)
+        or not said[0].open
+        or said[0].rejected
+        or max(len(_verdicts(text, said)), len(_LINE.findall(text))) >= 3
+    ):
         return ""
     return said[0].letters if said[0].mention.own and said[0].mention.sure else ""
 
@@ -254,7 +296,7 @@ def _named(text: str, said: list[Said]) -> str:
     """The only option whose text a short reply names."""
     letters = {one.letters for one in said}
     clear = all(one.open and not one.rejected and not one.mention.own for one in said)
-    return letters.pop() if len(letters) == 1 and clear and not CUES.unclear.search(text) else ""
+    return letters.pop() if len(letters) == 1 and clear and not CUES.unlike.search(text) else ""
 
 
 def _without_echo(text: str, options: Options) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
@@ -24,19 +25,23 @@ _INVISIBLE = re.compile(
 )
 _CIRCLED = re.compile("[①-⑳]")
 _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{")
+# "20 小时", "≥ 7.0 mmol/L": an option is written with or without these blanks.
+_SPACED = re.compile(
+    r"(?<=\d)[ \t]+(?=[\u4e00-\u9fff°%a-zμ])|(?<=[≥≤<>~])[ \t]+(?=\d)|(?<=[\u4e00-\u9fff])[ \t]+(?=[≥≤<>~])"
+)
 _EMPHASIS = re.compile(r"[*`$_]|(?m:^)#+")
 # What Cantonese says in a reply of option and answer; the script itself is OpenCC's to simplify.
 _CANTONESE = str.maketrans("係揀啱", "是选对")
 _RANGE = re.compile(r"(?<![A-Z\d])([A-Z])\s*[至到~–—-]\s*([A-Z])(?![A-Za-z\d-])")
 _LETTERS = r"(?<![A-Za-z0-9°\-])[A-Z]+(?![A-Za-z0-9\-])"
 _SMALL = re.compile(
-    r"((?:答案|选项?|选择|[Aa]nswer(?: is)?|[Oo]ption|choose|it's)[\s:是为\"'(]*|\A[\s(]*)"
+    r"((?:答案|选项?|选择|[Aa]nswer(?: is)?|[Aa]ns|[Oo]ption|choose|it's)[\s:是为\"'(]*|\A[\s(]*)"
     r"([a-z]+(?:(?:[、,]\s?| )[a-z]\b){0,8})(?=[。.,;)\]】\"”]|$|\s+(?![a-z]))",
     re.MULTILINE,
 )
 _OPEN, _CLOSE = r"[(\[【「『\"'“]{0,2}", r"(?:选?项)?[)\]】」』\"'”]{0,2}"
 _SAME = re.compile(rf"{_CLOSE}[ \t.、:,=—-]{{0,4}}{_OPEN}(?:选项)?{_OPEN}")
-_FIRM = re.compile(rf"{_CLOSE}\s*(?:[、/&+|和与及同]|以及|,?\s*\band\b)\s*(?:选项)?{_OPEN}")
+_FIRM = re.compile(rf"{_CLOSE}\s*(?:[、/&+|和与及同]|以及|,?\s*\band\b|,?[再外]加上?)\s*(?:选项)?{_OPEN}")
 _LOOSE = re.compile(
     rf"{_CLOSE}\.?(?:\s*[,;]\s*|\s+|(?<=[)\]】])\s*(?=[(\[【])|\s*(?:\n\s*[-•(]\s*)?(?:\(?\d[.)、]\)?\s*)?)(?:选项)?{_OPEN}"
 )
@@ -47,10 +52,20 @@ _ENDED = re.compile(
 )
 _TAIL = re.compile(r"[ ]?(?:这|那)?[一两二三四五六]?[个]?选?项(?!目)")
 _ORDINAL = re.compile(
-    r"(?:排在)?第(?P<place>[一二三四五六七八1-8](?:[、,和及]第?[一二三四五六七八1-8])*)[个项种条位句点](?:选项|答案)?|选项\s*(?P<number>[一二三四五六七八])(?!\w)"
-    r"|(?P<side>[前后])(?P<many>[两三四五])[个项者]|(?P<last>最后)一[个项句条]"
+    r"(?:排在)?(?P<back>倒数)?第(?P<place>[一二三四五六七八1-8](?:[、,和及]第?[一二三四五六七八1-8])*)[个项种条位句点](?:选项|答案)?|选项\s*(?P<number>[一二三四五六七八](?!\w)|[甲乙丙丁戊])"
+    r"|(?P<side>[前后]|\b(?:first|last)\b)\s*(?P<many>[两三四五]|two|three|four)(?:[个项者条种]|\s+(?:option|choice)s)"
+    r"|(?P<last>最后)一[个项句条]|(?P<ends>首尾)两?[个项]"
+    r"|\b(?P<rank>first|second|third|fourth|fifth|last) (?:option|choice)\b"
 )
 _NUMBERS = "一二三四五六七八"
+_RANKS = dict(zip("甲乙丙丁戊", range(5), strict=True)) | {"first": 0, "second": 1, "third": 2, "fourth": 3, "fifth": 4}
+_MANY = {"两": 2, "三": 3, "四": 4, "五": 5, "two": 2, "three": 3, "four": 4}
+# What repeats a mention where it is chosen ("故选之", "取后者").
+_BACK = re.compile(r"(?:(?<=[选择取])(?:它|之|此项|该项|这一?[项个条])|(?<=[选择取是为])[前后]者)(?=\W|$)")
+
+
+# Marks on both sides that make a part of an option stand for it.
+_SET_APART = re.compile(rf"[“\"「『]{MARK}[”\"」』]|除(?:了|去)?{MARK}(?:[以之])?外")
 
 
 class Mention(NamedTuple):
@@ -68,8 +83,12 @@ def normal(text: str) -> str:
     # Before NFKC, which makes ① a digit that would stick to the letter after it.
     text = _CIRCLED.sub(" ", _INVISIBLE.sub(" ", text))
     text = converter("t2s").convert(unicodedata.normalize("NFKC", text).translate(_CANTONESE))
-    text = _LATEX.sub(" ", re.sub(r"\}(?=[、,\s]*\\boxed\{)[、,\s]*\\boxed\{", ",", text)).replace("\\boxed{", "答案:")
-    return _RANGE.sub(_range, _EMPHASIS.sub("", text)).strip()
+    text = (
+        _LATEX.sub(" ", re.sub(r"\}(?=[、,\s]*\\boxed\{)[、,\s]*\\boxed\{", ",", text))
+        .replace("\\boxed{", "答案:")
+        .replace("\\%", "%")
+    )
+    return _RANGE.sub(_range, _SPACED.sub("", _EMPHASIS.sub("", text))).strip()
 
 
 def _range(match: re.Match) -> str:
@@ -104,19 +123,34 @@ def _capitals(written: str, options: Options) -> str:
 
 def _single(text: str, options: Options) -> list[Mention]:
     """Runs of letters, option texts and ordinals that are no part of a name."""
-    words = {plain(option).lower(): letter for letter, option in options.items() if len(plain(option)) > 1}
+    words = {plain(option).lower(): letter for letter, option in options.items()}
+    words = {word: letter for word, letter in words.items() if len(word) > 1 or word > MARK and not word.isascii()}
     ranked = sorted(words, key=len, reverse=True)
     pattern = re.compile("|".join([*map(_bounded, ranked), _LETTERS, _ORDINAL.pattern]))
     found = []
     for match in pattern.finditer(text):
         letters, own = words.get(match[0].lower(), ""), False
-        if not letters and match[0].isascii():
+        if not letters and re.fullmatch("[A-Z]+", match[0]):
             letters, own = _letters(match, text, options), True
         elif not letters:
             letters = _ordinal(match, "".join(options))
         if letters:
             found.append(Mention(letters, own, True, match.start(), match.end()))
-    return sorted([*found, *_parts(text, found, options)], key=lambda one: one.start)
+    found = sorted([*found, *_parts(text, found, options)], key=lambda one: one.start)
+    return sorted([*found, *_repeated(text, found)], key=lambda one: one.start)
+
+
+def _repeated(text: str, found: list[Mention]) -> Iterator[Mention]:
+    """What stands for a mention before it: the topic of the last sentence with one, or "前者" and "后者" of two."""
+    starts = [one.start for one in found]
+    for match in _BACK.finditer(text):
+        last = bisect(starts, match.start())
+        before = [one for one in found[max(0, last - 9) : last] if len(one.letters) == 1]
+        if before and "者" not in match[0]:
+            first = text.rfind("。", max(0, before[-1].start - 200), before[-1].start)
+            before = [one for one in before if one.start > first][:1]
+        if at := before[-2:-1] if match[0] == "前者" else before[-1:]:
+            yield Mention(at[0].letters, False, True, *match.span())
 
 
 def _parts(text: str, found: list[Mention], options: Options) -> Iterator[Mention]:
@@ -133,7 +167,10 @@ def _parts(text: str, found: list[Mention], options: Options) -> Iterator[Mentio
         while low[start : end + 1] in owners and end < len(low):
             end += 1
         letter = owners.get(low[start:end])
-        if letter and _telling(low[start:end], low[start - 1 : start], low[end : end + 1], plain(options[letter])):
+        set_apart = _SET_APART.search(low[start - 3 : start] + MARK + low[end : end + 2])
+        if letter and (
+            set_apart or _telling(low[start:end], low[start - 1 : start], low[end : end + 1], plain(options[letter]))
+        ):
             yield Mention(letter, False, True, start, end)
         start = end
 
@@ -158,10 +195,12 @@ def _telling(part: str, before: str, after: str, option: str) -> bool:
         return False
     if core.isascii() and (len(core) < 3 or not re.search("[a-z]", core)):
         return False
-    return len(core) > min(3, PART * len(option)) or len(core) > 1 and core in _PIECES.split(option.lower())
+    return len(core) > max(2, min(3, PART * len(option))) or len(core) > 1 and core in _PIECES.split(option.lower())
 
 
 def _bounded(word: str) -> str:
+    if len(word) == 1:
+        return rf"(?<![^\W为是选]){word}(?=\W|$|是)"
     before = r"(?<![A-Za-z0-9.~–-])" if re.match(r"[A-Za-z0-9]", word) else ""
     after = r"(?![A-Za-z0-9])" if re.search(r"[A-Za-z0-9]$", word) else ""
     return f"{before}(?i:{re.escape(word)}){after}"
@@ -181,28 +220,44 @@ def _letters(match: re.Match, text: str, options: Options) -> str:
 
 def _ordinal(match: re.Match, letters: str) -> str:
     """The letters of "第二个选项", "前两项", "最后一项"."""
-    if match["last"]:
+    if match["last"] or match["rank"] == "last":
         return letters[-1]
+    if match["ends"]:
+        return letters[0] + letters[-1]
     if match["side"]:
-        many = _NUMBERS.replace("二", "两").index(match["many"]) + 1
-        return letters[:many] if match["side"] == "前" else letters[-many:]
+        many = _MANY[match["many"]]
+        return letters[:many] if match["side"] in ("前", "first") else letters[-many:]
+    if (single := match["rank"] or match["number"]) in _RANKS:
+        return letters[_RANKS[single] :][:1]
+    letters = letters[::-1] if match["back"] else letters
     numbers = re.findall(rf"[{_NUMBERS}\d]", match["place"] or match["number"])
     places = [_NUMBERS.index(number) if number in _NUMBERS else int(number) - 1 for number in numbers]
     return "".join(letters[place : place + 1] for place in places)
 
 
-def _joined(text: str, single: list[Mention]) -> list[Mention]:
-    """A letter and its own text as one mention, and lists that say what joins them ("A、B和C", "A或B")."""
-    found: list[Mention] = []
+def _named_twice(text: str, single: list[Mention]) -> Iterator[Mention]:
+    """A letter and its own text as one mention."""
+    last: Mention | None = None
     for one in single:
-        last = found[-1] if found else one
-        between = text[last.end : one.start]
-        same = one.letters in last.letters[-1:] and last.own != one.own and _SAME.fullmatch(between)
-        wide = re.sub(r"\([^()√✓✔×✗✘对错正误是否符不]{0,40}\)", "", between)
-        if found and same:
+        between = text[last.end : one.start] if last else ""
+        if last and one.letters in last.letters[-1:] and last.own != one.own and _SAME.fullmatch(between):
             end = one.end + (text[one.end : one.end + 1] == ")" and "(" in between)
-            found[-1] = last._replace(own=True, end=end)
-        elif found and _EITHER.fullmatch(wide):
+            last = last._replace(own=True, end=end)
+            continue
+        if last:
+            yield last
+        last = one
+    if last:
+        yield last
+
+
+def _joined(text: str, single: list[Mention]) -> list[Mention]:
+    """Lists that say what joins them ("A、B和C", "A或B") as one mention."""
+    found: list[Mention] = []
+    for one in _named_twice(text, single):
+        last = found[-1] if found else one
+        wide = re.sub(r"\([^()√✓✔×✗✘对错正误是否符不]{0,40}\)", "", text[last.end : one.start])
+        if found and _EITHER.fullmatch(wide):
             found[-1] = _both(last, one)._replace(sure=False)
         elif found and _FIRM.fullmatch(wide) and not set(one.letters) & set(last.letters):
             found[-1] = _both(last, one)

@@ -97,14 +97,14 @@ def spoken(text: str) -> str:
     return next((part.strip() for part in _CONTROL.split("".join(kept)) if part.strip()), "")
 
 
-def letters(reply: Reply, options: dict[str, str], multiple: bool) -> str | None:
+def letters(reply: Reply, options: dict[str, str], multiple: bool, question: str = "") -> str | None:
     """The answer letters of a reply, or None (`extraction.extract_letters`); of <answer>…</answer> the last counts."""
     answer = _ANSWERED.split(_ANSWER.split(spoken(reply.text))[-1])[0]
     cut = reply.finish == LENGTH and not reply.forced
     if cut:
         # What was being said when it was cut may have gone on to the opposite.
         answer = answer[: max(answer.rfind(mark) for mark in "。！？；\n") + 1] or answer
-    return extract_letters((REPLY_PREFIX if reply.forced else "") + answer, options, multiple, cut)
+    return extract_letters((REPLY_PREFIX if reply.forced else "") + answer, options, multiple, cut, question)
 
 
 def failures(records: Sequence[dict], failed: Callable[[dict], bool]) -> dict[str, Statistic]:

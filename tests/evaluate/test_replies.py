@@ -1,10 +1,11 @@
 """Replies as chat, reasoning and base models write them, through the calls that a benchmark makes.
 
-"fresh" holds 300 replies in the styles of today's chat and reasoning models by a hand that knew no rule: 87.0 % were
-read right and 2.3 % as a wrong letter (83.7 and 3.0 % by the rules before). No rule has been changed for them; OpenCC's
-tables in place of ours read one more.
-Every other split has been opened and tuned on, so no share of theirs is an estimate. "chat" and "odd" were written, to
-be hard, by hands that had not read the rules: at first 64.0 % of each were read right, 5.3 and 4.7 % as a wrong letter.
+Every split has been opened and tuned on, so no share is an estimate. "fresh" holds 300 replies in the styles of today's
+chat and reasoning models by a hand that knew no rule: at first 87.0 % were read right and 2.3 % as a wrong letter. When
+the question came to be read too, half of each of three splits was not looked at: there "fresh" went from 88.7 to 92.7 %
+right and from 0.7 to 0.0 % wrong, "chat" from 71.3 to 74.7 and 6.7 to 8.0, "odd" from 70.0 to 76.0 and 2.7 to 3.3.
+"chat" and "odd" were written, to be hard, by hands that had not read the rules: at first 64.0 % of each were read
+right, 5.3 and 4.7 % as a wrong letter.
 The second half of "chat", which nobody looked at while the rules changed, went from 52.0 to 55.3 % right and from 6.7
 to 9.3 % wrong. "hard" was written by the author of the rules to break them: 76.0 to 88.9 % right at first.
 """
@@ -31,15 +32,18 @@ ROWS = [json.loads(line) for line in Path(__file__).with_name("replies.jsonl").r
 OF = ("x", "fixed", "test", None, [], [], {"max_new_tokens": 64})
 TASKS = {ceval: ceval.CEval(*OF, {}, {}), cmexam: cmexam.CMExam(*OF, "char"), exams: exams.Exams(*OF, {})}
 TASKS |= {huatuo: huatuo.Huatuo(*OF, "char"), dialogue: dialogue.Dialogues(*OF, "char")}
-LIMITS = {"fresh": (0.86, 0.03), "hard": (0.94, 0.01), "chat": (0.69, 0.065), "odd": (0.7, 0.035)}
+LIMITS = {"fresh": (0.97, 0.005), "hard": (0.95, 0.01), "chat": (0.77, 0.05), "odd": (0.8, 0.02)}
 """The least share read right and the greatest read as a wrong letter."""
 OPTIONS = {"A": "支气管哮喘", "B": "肺炎", "C": "肺结核", "D": "肺癌"}
 
 
-def answers(benchmark: Any, replies: Sequence[Reply], options: Sequence[dict[str, str]]) -> list[dict]:
+def answers(
+    benchmark: Any, replies: Sequence[Reply], options: Sequence[dict[str, str]], questions: Sequence[str] = ()
+) -> list[dict]:
     """The records' own part, as `benchmark` makes it of what a model without log-probabilities wrote."""
     backend = SimpleNamespace(likelihood=False, tokenizer=None, generate=lambda asked, new: list(replies))
-    items = [Item("x", str(n), "test", None, "q", own, "A", "r") for n, own in enumerate(options)]
+    of = zip(options, questions or [""] * len(options), strict=True)
+    items = [Item("x", str(n), "test", None, question, own, "A", "r") for n, (own, question) in enumerate(of)]
     return TASKS[benchmark].answer(items, [Prompt([], "", [], "", 0, False)] * len(items), backend)
 
 
@@ -53,7 +57,8 @@ def predictions(rows: Sequence[dict]) -> list[str | None]:
     for benchmark, several in ((ceval, False), (cmexam, True)):
         mine = [n for n, row in enumerate(rows) if row["multiple"] == several]
         replies = [Reply(rows[n]["reply"], rows[n]["finish"], rows[n]["forced"]) for n in mine]
-        made = answers(benchmark, replies, [rows[n]["options"] for n in mine])
+        questions = [rows[n].get("question", "") for n in mine]
+        made = answers(benchmark, replies, [rows[n]["options"] for n in mine], questions)
         found |= {n: row["prediction"] for n, row in zip(mine, made, strict=True)}
     return [found[n] for n in range(len(rows))]
 
@@ -79,6 +84,131 @@ def test_replies_are_read_right_by_the_call_that_a_benchmark_makes(split: str) -
     right = sum(letters == row["letters"] for letters, row in pairs)
     least, most = LIMITS.get(split, (0.97, 0.01))
     assert right >= least * len(rows) and len(wrong) <= most * len(rows), (right, wrong)
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "letter"),
+    [
+        ("最可能的诊断是", "患者咳铁锈色痰，X线见大片实变。最可能为肺炎球菌所致的肺炎，而肺癌多有消瘦。", "B"),
+        ("咳铁锈色痰常见于", "肺炎患者常见铁锈色痰。支气管哮喘为白色泡沫痰。肺结核多有咯血。", "B"),
+        ("咳铁锈色痰常见于", "肺炎患者常见铁锈色痰。支气管哮喘为白色泡沫痰。肺结核多有咯血，另外，", None),
+        ("下列疾病不属于感染性疾病的是", "肺炎、肺结核由病原体引起。肺癌并非由病原体引起。", "D"),
+        ("下列疾病属于感染性疾病的是", "肺癌并非由病原体引起。", None),
+        ("咳铁锈色痰常见于", "- 肺炎 —— 对。\n- 肺癌 —— 不对。多为血丝。\n- 肺结核 —— 不对。多为咯血。", "B"),
+        (
+            "The cause is",
+            "Fever, chills, rusty sputum and lobar consolidation: this is pneumonia, called 肺炎 in Chinese.",
+            "B",
+        ),
+        ("应作的诊断", "支气管哮喘无发热。肺结核有盗汗。肺癌有消瘦，病程长。正确的选择是大叶性的肺炎。", "B"),
+        ("应作的诊断", "应首先考虑感染(B)。支气管哮喘(A)无发热。肺结核(C)有盗汗。肺癌(D)有消瘦，病程长。", "B"),
+        ("应作的诊断", "肺炎是这里最贴切的一项。支气管哮喘无发热。肺结核有盗汗。肺癌有消瘦，起病缓，病程长。", "B"),
+        (
+            "关于感染，错误的是",
+            "肺炎、肺结核和支气管哮喘均可预防；而得了肺癌则另作处理，需由外科、放疗科与肿瘤科会诊决定。",
+            "D",
+        ),
+        ("关于肺的说法错误的是", "√ 肺炎——有发热\n√ 肺癌——有消瘦\n× 肺结核——无咯血\n如上所述。", "C"),
+        ("咳铁锈色痰常见于", "肺炎和肺结核都可以，铁锈色痰常见于肺炎。", None),
+    ],
+)
+def test_a_reply_that_calls_nothing_its_answer_is_read_by_its_question(question: str, text: str, letter: str) -> None:
+    assert answers(ceval, [Reply(text)], [OPTIONS], [question])[0]["prediction"] == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "letters"),
+    [
+        ("支气管哮喘是气道炎症，因此“支气管哮喘”肯定不成立。除了它，其余都正确。", "BCD"),
+        ("肺炎常为首选。四项无一例外，均应入选。", "ABCD"),
+        ("前三种都对，故选前三种。", "ABC"),
+        ("So: first two options.", "AB"),
+        ("符合的是首尾两项。", "AD"),
+        ("肺结核为特异性感染。故选之。", "C"),
+        ("应选选项丙。", "C"),
+        ("应选前两项，再加上肺癌。", "ABD"),
+        ("哮喘无关，故除哮喘外都选。", "BCD"),
+        ("所以是肺炎。具体请咨询医生。", "B"),
+        ("既然前三项都正确，那么A、B、C、D全部选择。", "ABCD"),
+        ('{"正确":["肺炎","肺癌"],"错误":{"肺结核":"特异性感染"}}', "BD"),
+        ("正确答案：C。\n解析：肺炎是感染。\n因此，本题应选B。", None),
+    ],
+)
+def test_what_is_left_what_is_numbered_and_what_points_back(text: str, letters: str) -> None:
+    assert answers(cmexam, [Reply(text)], [OPTIONS])[0]["prediction"] == letters
+
+
+@pytest.mark.parametrize(
+    ("question", "text", "letters"),
+    [
+        ("肺病的说法，正确的有", "错误的选项是C，其余选项均为正确处理。", "ABD"),
+        ("肺病的说法，错误的是", "错误的选项是C，其余选项均为正确处理。", "C"),
+        ("肺病的处理，正确的有", "正确的处理包括支气管哮喘、肺炎和肺癌。肺结核不合适。", "ABD"),
+        ("肺病的说法，正确的有", "所有选项都是正确的。", "ABCD"),
+        ("肺病的说法，正确的有", "支气管哮喘（A）、肺炎（B）都是常见病。", "AB"),
+        ("最可能的诊断是", "肺炎（B）与肺癌（D）的区别在于起病。本例起病急，所以支持肺炎。", "B"),
+        ("最可能的诊断是", "肺炎起病急；肺癌起病缓；本例起病急，故为前者。", "B"),
+        (
+            "最可能的诊断是",
+            "肺炎起病急，咳铁锈色痰，与本例相符。肺癌、肺结核均起病缓。支气管哮喘以喘息为主要表现。",
+            "B",
+        ),
+        ("最可能的诊断是", "患者咳铁锈色痰，这是肺炎的典型表现。肺癌有消瘦，肺结核有盗汗，支气管哮喘有喘息。", "B"),
+        ("最可能的诊断是", "**解析**：起病急提示肺炎，因此B正确。A错误：支气管哮喘有喘息。", "B"),
+        ("不宜接触的是", "患者不宜接触肺结核。", "C"),
+        ("The diagnosis is", "A is wrong because there is no wheezing. B fits.", "B"),
+        ("The diagnosis is", "Ans: b", "B"),
+        ("最可能的诊断是", "肺癌起病缓，范围缩小到肺炎与肺结核，由此取肺炎舍肺结核。", "B"),
+        ("最可能的诊断是", "肺癌、肺结核均有主张。现阶段作答仍以肺炎为宜。", "B"),
+        ("最可能的诊断是", "五点合在一起就是CAP，也就是传统所称的肺炎。肺癌、肺结核均起病缓。支气管哮喘有喘息。", "B"),
+        ("下列需要抗感染的有", "肺炎抗菌，肺结核抗痨。支气管哮喘不用。\n→ BC", "BC"),
+        ("下列需要抗感染的有", "支气管哮喘不用，BC均适用。", "BC"),
+        ("下列需要抗感染的有", "肺炎、肺结核均可培养病原；支气管哮喘和肺癌则没有。", "BC"),
+        (
+            "起病急的是",
+            "临床上首先考虑肺炎，其起病急，而肺结核起病缓，肺癌更缓，支气管哮喘有喘息，反复发作，可自行缓解。",
+            "B",
+        ),
+        ("下列需要抗感染的有", "正确答案是BC。肺癌不用。\n综上所述，正确答案为：BCD。", None),
+        ("The diagnosis is", "D - a tumour. The nodule points to it. (A) would cause wheezing, B fever.", "D"),
+        (
+            "最可能的诊断是",
+            "初步诊断：肺癌\n鉴别诊断：肺炎、肺结核\n建议：作增强CT，并取组织作病理检查，排除转移，再定手术。",
+            "D",
+        ),
+        ("最可能的诊断是", "第一个选项不对，应选倒数第二个。", "C"),
+        ("最可能的诊断是", "按可能性：D>A>B>C", "D"),
+    ],
+)
+def test_what_a_question_asks_for_tells_the_right_from_the_wrong(question: str, text: str, letters: str | None) -> None:
+    assert answers(cmexam, [Reply(text)], [OPTIONS], [question])[0]["prediction"] == letters
+
+
+def test_blanks_before_a_unit_and_a_cut_that_comes_after_the_answer() -> None:
+    assert read("消除需 20 小时。", options={"A": "10小时", "B": "20小时"}) == "B"
+    assert read("首选奥硝唑。", options={"A": "甲硝唑", "B": "青霉素"}) is None
+    reply = Reply("错误的叙述是C。\n为什么？肺结核是", LENGTH)
+    assert answers(ceval, [reply], [OPTIONS], ["关于肺，叙述错误的是"])[0]["prediction"] == "C"
+
+
+def test_verdicts_on_each_option_answer_what_the_question_asks_for() -> None:
+    for question, letters in (("关于肺，错误的是", "C"), ("关于肺，正确的有", "ABD")):
+        assert answers(cmexam, [Reply("A对。B对。C错。D对。")], [OPTIONS], [question])[0]["prediction"] == letters
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("D选项。\n为什么不是B？肺炎有发热，所以考虑肺炎。", "D"),
+        ("A? No. D fits best.", "D"),
+        ("应是小肺炎旁的肿块，选项里没有。", None),
+        ("所以A是正确的，B也可认为正确。因此本题A和B都可以选。", None),
+        ("这题考影像。选B的要记住，它有发热。", None),
+        ("患者咳血。如为肺结核，则应隔离。", None),
+    ],
+)
+def test_what_is_said_of_other_cases_and_people_decides_nothing(text: str, letter: str | None) -> None:
+    assert read(text) == letter
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def answer(items: Sequence[Item], asked: Sequence[Prompt], backend: Any) -> list
     rows = []
     for item, found in zip(items, scored, strict=True):
         if isinstance(found, Reply):
-            letter = letters(found, item.options or {}, multiple=False)
+            letter = letters(found, item.options or {}, False, item.question)
             rows.append({"output": found.text, **marked(item, letter), **found.ending})
         else:
             rows.append({"output": "", **marked(item, best(found)), "scores": found})

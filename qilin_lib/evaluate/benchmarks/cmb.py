@@ -50,7 +50,7 @@ class Cmb(Written):
 
     def read(self, item: Item, reply: Reply) -> dict[str, Any]:
         several = item.groups["question_type"] != SINGLE
-        return marked(item, letters(reply, item.options, several))
+        return marked(item, letters(reply, item.options, several, item.question))
 
     def statistics(self, records: Sequence[dict]) -> Table:
         """`accuracy` (all letters of an answer must be right) and FAILURES over all items; accuracy by number of right

@@ -117,8 +117,8 @@ class CMExam(Written):
         when none can be read there is the whole reply searched. Any other reply may reason first."""
         options = item.options or {}
         answer, explanation = split_reply(spoken(reply.text), reply.forced)
-        chosen = letters(reply._replace(text=answer), options, multiple=True) if reply.forced else None
-        return marked(item, chosen or letters(reply, options, multiple=True)) | {"explanation": explanation}
+        chosen = letters(reply._replace(text=answer), options, True, item.question) if reply.forced else None
+        return marked(item, chosen or letters(reply, options, True, item.question)) | {"explanation": explanation}
 
     def statistics(self, records: Sequence[dict]) -> Table:
         return statistics(records, self.tokenisation)
