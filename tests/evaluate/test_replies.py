@@ -212,6 +212,25 @@ def test_what_is_said_of_other_cases_and_people_decides_nothing(text: str, lette
 
 
 @pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("痰中查到抗酸杆菌，抗炎无效，胸片示上叶浸润影。\n\n✅ C", "C"),
+        ("|疾病|痰|\n|-|-|\n|肺炎|铁锈色|\n|肺结核|带血丝|\n\n由表可见午后低热一项最有意义。\n\n选项：C", "C"),
+        ("肺炎多有高热，肺癌少有盗汗。\n\n## 结果\n\n**C**", "C"),
+        ("午后低热、盗汗，与选项C一致。\n\nA→喘息；B→高热；D→消瘦。", "C"),
+        ("题目问的是哪一项可以除外。肺炎多有高热。\n\n不选：C", None),
+        ("肺炎多有高热，肺癌少有盗汗。\n\n排除：C", None),
+        ("几种病各有特点。\n\nA. 支气管哮喘\nB. 肺炎\nC. 肺结核\nD. 肺癌", None),
+        ("一般认为肺结核（C）多见，高龄者也要想到肺癌（D）。题目没有给出年龄，因此C和D都有可能是正确答案。", None),
+        ("题目没有说明是哪一期，所以答案可能是C，也可能是D，要看具体情况。", None),
+        ("从起病看，应选C；从年龄看，则D更有说服力。我认为C、D均可，无法给出唯一的答案。", None),
+    ],
+)
+def test_the_last_line_may_be_the_answer_and_two_possible_ones_are_none(text: str, letter: str | None) -> None:
+    assert read(text) == letter
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [("①A", "A"), ("Ⅱ型糖尿病", None), ("答案：Ｃ\u3000", "C"), ("答案:\u200bC", "C"), ("\ufeffＡ", "A")],
 )
