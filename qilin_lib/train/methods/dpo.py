@@ -59,7 +59,8 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
 
     `label_smoothing` is the share of flipped labels that robust DPO assumes (Chowdhury et al. 2024, arXiv 2403.00409),
     not cDPO's. `rpo_alpha` adds that multiple of the mean negative log-likelihood of a batch's chosen tokens (after
-    Pang et al. 2024, arXiv 2404.19733, Eq. 1). TRL's default would switch off `lora_dropout` without a word.
+    Pang et al. 2024, arXiv 2404.19733, Eq. 1). TRL's defaults would switch off `lora_dropout` without a word, and add
+    what balances the experts of a mixture, which no stage before learned.
     """
     preference = "robust" if parameters.label_smoothing else "sigmoid"
     return {
@@ -67,6 +68,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
         "beta": parameters.beta,
         "label_smoothing": parameters.label_smoothing,
         "max_length": None,
+        "router_aux_loss_coef": 0.0,
         "loss_type": [preference, "sft"] if parameters.rpo_alpha else [preference],
         "loss_weights": [1.0, parameters.rpo_alpha] if parameters.rpo_alpha else None,
         "disable_dropout": False,

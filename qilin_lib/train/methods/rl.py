@@ -28,8 +28,9 @@ from qilin_lib.train import launch, pairs, sampling
 from qilin_lib.train.methods import METHODS, reward
 
 # Where the papers differ from TRL's defaults: its GRPO would divide by the tokens of the batch (DAPO) and weigh the KL
-# term by the ratio.
-SETTINGS: dict[str, dict[str, Any]] = {"rloo": {}, "grpo": {"loss_type": "grpo", "use_bias_correction_kl": False}}
+# term by the ratio; both would add what balances the experts of a mixture.
+PLAIN: dict[str, Any] = {"router_aux_loss_coef": 0.0}
+SETTINGS = {"rloo": PLAIN, "grpo": PLAIN | {"loss_type": "grpo", "use_bias_correction_kl": False}}
 
 
 def train(stage: Stage) -> dict[str, Any] | None:
