@@ -77,6 +77,12 @@ class Template:
         """The token that ends an assistant's turn; a trained tokenizer has it as end token, where generation stops."""
         return self._close(tokenizer)[-1]
 
+    def ending(self, tokenizer: Any) -> Any:
+        """The same tokenizer, its end token the one that ends an answer; a base may name the one of documents."""
+        if self.end(tokenizer) != tokenizer.eos_token_id:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(self.end(tokenizer))
+        return tokenizer
+
     def encode(
         self, messages: list[Message], tokenizer: Any, add_generation_prompt: bool = False, follows: str = ""
     ) -> list[int]:

@@ -323,8 +323,8 @@ def save_tokenizer(job: SimpleNamespace, folder: Path) -> None:
     """Write the tokenizer of what a job starts from into `folder`, with the template that the job trains with. Its end
     token is the one that ends an answer; a job without `turns` keeps the one that ends a document."""
     tokenizer = load_tokenizer(job.paths.weights)
-    if getattr(job, "turns", True) and job.template.end(tokenizer) != tokenizer.eos_token_id:
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(job.template.end(tokenizer))
+    if getattr(job, "turns", True):
+        job.template.ending(tokenizer)
     tokenizer.chat_template = written(job.template, tokenizer)
     tokenizer.save_pretrained(folder)
 

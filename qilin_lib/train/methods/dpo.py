@@ -199,7 +199,7 @@ def step_zero(trainer: Any, held: list[Pair], expected: float | None) -> dict[st
 def score(job: SimpleNamespace) -> None:
     """Score and sample reference and policy on held-out pairs: behaviour.json, alarms in facts.json, heldout.json:
     log-probabilities of the answers, {reference|policy}_{chosen|rejected}, also unquantised_..., and tokens."""
-    p, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
+    p, tokenizer = job.parameters, job.template.ending(load_tokenizer(job.paths.weights))
     lines, held, _ = heldout_pairs(job, tokenizer)
     # An answer of any length must fit behind them.
     room = shared.reads(job.paths.weights) - p.max_target_length

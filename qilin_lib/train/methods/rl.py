@@ -122,7 +122,7 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, asked: list[l
         reward_funcs=reward_function(judge, p.batch_size),
         args=settings,
         train_dataset=Dataset.from_list([{"prompt": ids} for ids in asked]),
-        processing_class=tokenizer,
+        processing_class=job.template.ending(tokenizer),
     )
     shared.without_copy(model, p)
     return trainer
