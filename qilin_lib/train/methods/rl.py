@@ -45,9 +45,10 @@ def train(stage: Stage) -> dict[str, Any] | None:
 def questions(
     rows: Iterable[dict[str, Any]], template: Template, tokenizer: Any, parameters: Any, context: float
 ) -> tuple[list[list[int]], int]:
-    """(token ids of each prompt up to the opening of the answer, how many leave no room for an answer in `context`)."""
+    """(token ids of each prompt up to the opening of the answer, how many leave no room for an answer and its end in
+    `context`)."""
     made = [pairs.encoded(row["prompt"], template, tokenizer, parameters, opened=True) for row in rows]
-    asked = [ids for ids in made if len(ids) + parameters.max_target_length <= context]
+    asked = [ids for ids in made if len(ids) + parameters.max_target_length < context]
     return asked, len(made) - len(asked)
 
 
