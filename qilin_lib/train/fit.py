@@ -71,11 +71,15 @@ class EvenPairs:
 
 
 def without_copy(model: Any, parameters: Any) -> None:
-    """Undo what TRL's trainers do to a `model` with an adapter when they are made: they cast a quantised model's, and
-    keep a frozen copy of the fresh one, which would go into every checkpoint. Without it they switch the adapter off.
+    """Undo what TRL's trainers do to a `model` with an adapter when they are made: they round a quantised model's to
+    bfloat16, whole modules too, and keep a frozen copy of the fresh one, which would go into every checkpoint. Without
+    it they switch the adapter off.
     """
     if parameters.finetuning != "full":
         model.delete_adapter("ref")
+    for name, weight in model.named_parameters():
+        if (whole := ".modules_to_save.default.") in name:
+            weight.data = model.get_parameter(name.replace(whole, ".original_module.")).data.clone()
     full_precision(model, parameters)
 
 
