@@ -129,6 +129,14 @@ def test_killed_in_the_middle_of_a_checkpoint(
     assert saved(broken.parent) == ["checkpoint-6"]
 
 
+def test_killed_behind_the_last_step_it_takes_no_step_more(job: Run, straight: Run) -> None:
+    """transformers goes on where the last checkpoint lies in the middle of an epoch: the stage could never end."""
+    broken = job("04_sft", "lora")
+    assert train(broken, sft, "while saving the model", 6) == -signal.SIGKILL, output(broken)
+    assert train(broken, sft) == 0, output(broken)
+    assert differences(straight("04_sft", "lora"), broken.parent) == []
+
+
 # --- a full disk ------------------------------------------------------------------------------------------------------
 
 
