@@ -231,6 +231,9 @@ def fit(trainer: Any, job: SimpleNamespace, more: dict[str, Any], before: dict[s
     checkpoints.guard(trainer, weights)
     trainer.add_callback(checkpoints.sealing(parameters.save_total_limit, parameters.save_minutes))
     checkpoint = checkpoints.last(job.out / "checkpoints")
+    # transformers takes a step more from a last checkpoint that lies in the middle of an epoch.
+    epoch, done = trainer._run_epoch, lambda: trainer.state.global_step >= trainer.state.max_steps
+    trainer._run_epoch = lambda **named: None if done() else epoch(**named)
     meter = speed.Meter(trainer)
     started = time.time()
     with checkpoints.naming_failed_writes(job.out / "checkpoints"):
