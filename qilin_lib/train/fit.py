@@ -238,8 +238,8 @@ def fit(trainer: Any, job: SimpleNamespace, more: dict[str, Any], before: dict[s
     started = time.time()
     with checkpoints.naming_failed_writes(job.out / "checkpoints"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    measured = meter.facts(time.time() - started, parameters, sizes(weights))
-    save(trainer, job)
+        measured = meter.facts(time.time() - started, parameters, sizes(weights))
+        save(trainer, job)
     accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
