@@ -281,6 +281,8 @@ SENTENCE = "raw_dir = 'x': the folder holds no file"
             130,
             "the same command continues from here",
         ),
+        # papermill writes the executed notebook into the run.
+        (OSError(28, "No space left on device"), 2, "smoke cannot be written: No space left on device; make room"),
     ],
 )
 def test_a_notebook_that_failed_is_a_sentence_and_an_exit_code(
