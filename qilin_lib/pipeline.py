@@ -200,18 +200,18 @@ def _execute(stage: str, values: dict[str, Any], run_dir: Path) -> None:
     # papermill warns about names that the parameters cell does not list; `params.load` has checked them all.
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
-    with files.naming(run_dir):
-        run_dir.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            params.ROOT / "notebooks" / f"{_notebook(stage)}.ipynb",
-            run_dir / f"{stage}.ipynb",
-            parameters=values,
-            kernel_name="python3",
-            progress_bar=False,
-            cwd=params.ROOT,
-            extra_arguments=["--IPKernelApp.log_level=50"],
-        )
+        with files.naming(run_dir):
+            run_dir.mkdir(parents=True, exist_ok=True)
+            papermill.execute_notebook(
+                params.ROOT / "notebooks" / f"{_notebook(stage)}.ipynb",
+                run_dir / f"{stage}.ipynb",
+                parameters=values,
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=params.ROOT,
+                extra_arguments=["--IPKernelApp.log_level=50"],
+            )
     except RuntimeError as error:
         # nbclient's DeadKernelError, which papermill lets through.
         if str(error) != "Kernel died":
