@@ -213,6 +213,13 @@ def text_ids(tokenizer: Any, text: str | np.ndarray) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
 
 
+def text_begin(tokenizer: Any) -> list[int]:
+    """[bos] where the tokenizer puts it before a text by itself (Llama 3, Mistral, Gemma), which such models never saw
+    a text without; else nothing."""
+    first = tokenizer.encode("a")[:1]
+    return first if first == [tokenizer.bos_token_id] else []
+
+
 def tag_ids(tokenizer: Any, text: str) -> list[int]:
     """Ids of a tag, in which special tokens are what they say."""
     return list(_tag_ids(tokenizer, text, len(tokenizer))) if text else []

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from helpers.vocabularies import beginning
 
 from qilin_lib import files
