@@ -125,6 +125,11 @@ def test_nine_notebooks_in_order_then_nothing_to_do(call: Callable[..., int], ex
     assert out.count("up to date\n") == 9 and "Nothing to do" in out
 
 
+def test_only_may_be_said_more_than_once(call: Callable[..., int], executed: list[str]) -> None:
+    assert call("--only", "02", "--only", "01") == 0
+    assert executed == ["01_build_chimed", "02_tokenize"]
+
+
 def test_a_run_goes_through_its_chain_and_resumes(call: Callable[..., int], executed: list[str], capsys) -> None:
     assert call("--only", "04_sft2", profile="longer") == 2
     assert "run notebooks/01_build_chimed.ipynb first" in capsys.readouterr().err
