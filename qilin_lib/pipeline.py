@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("profile", help="a file of params/, e.g. smoke")
     parser.add_argument("--run", help="name of the run folder (default: the profile's name)")
     parser.add_argument("--from", dest="start", metavar="NN", help="first notebook, e.g. 04")
-    parser.add_argument("--only", metavar="NN", help="just this notebook")
+    parser.add_argument("--only", metavar="NN", action="append", help="just this notebook; may be said again")
     parser.add_argument("--from-run", metavar="RUN", help="stand on the finished stages of another run")
     parser.add_argument("--force", action="store_true", help="make the chosen stages again; what is there moves aside")
     parser.add_argument("--strict", action="store_true", help="exit with 3 if a baseline could not answer")
@@ -110,11 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def choose(only: str | None, start: str | None, stages: Iterable[str] = params.NOTEBOOKS) -> list[str]:
+def choose(only: list[str] | None, start: str | None, stages: Iterable[str] = params.NOTEBOOKS) -> list[str]:
     """Those of `stages` to run, in order. QilinError for a number that names none."""
     names = list(stages)
     if only:
-        return [_named(only, names)]
+        wanted = {_named(one, names) for one in only}
+        return [name for name in names if name in wanted]
     return names[names.index(_named(start, names)) :] if start else names
 
 
