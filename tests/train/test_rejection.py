@@ -277,7 +277,7 @@ def test_vllm_draws_from_the_merged_weights_and_its_answers_are_judged(
 def test_a_question_that_cannot_be_answered_is_left_out_and_counted(
     served: bool, make_job: Callable, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """q1 leaves no room for an answer of 16 tokens and its end in the context of 512, and vLLM refuses q2; the others go on."""
+    """q1 leaves no room for 16 tokens and an end in the context of 512, and vLLM refuses q2; the others go on."""
 
     class Engine:
         def __init__(self, *_: Any, **__: Any) -> None: ...
