@@ -91,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("profile", help="a file of params/, e.g. smoke")
     parser.add_argument("--run", help="name of the run folder (default: the profile's name)")
     parser.add_argument("--from", dest="start", metavar="NN", help="first notebook, e.g. 04")
-    parser.add_argument("--only", metavar="NN", help="just this notebook")
+    parser.add_argument("--only", metavar="NN", action="append", help="just this notebook; may be said again")
     parser.add_argument("--from-run", metavar="RUN", help="stand on the finished stages of another run")
     parser.add_argument("--force", action="store_true", help="make the chosen stages again; what is there moves aside")
     parser.add_argument("--strict", action="store_true", help="exit with 3 if a baseline could not answer")
@@ -110,11 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def choose(only: str | None, start: str | None, stages: Iterable[str] = params.NOTEBOOKS) -> list[str]:
+def choose(only: list[str] | None, start: str | None, stages: Iterable[str] = params.NOTEBOOKS) -> list[str]:
     """Those of `stages` to run, in order. QilinError for a number that names none."""
     names = list(stages)
     if only:
-        return [_named(only, names)]
+        wanted = {_named(one, names) for one in only}
+        return [name for name in names if name in wanted]
     return names[names.index(_named(start, names)) :] if start else names
 
 
@@ -200,18 +201,18 @@ def _execute(stage: str, values: dict[str, Any], run_dir: Path) -> None:
     # papermill warns about names that the parameters cell does not list; `params.load` has checked them all.
     logging.getLogger("papermill").setLevel(logging.ERROR)
 
-    with files.naming(run_dir):
-        run_dir.mkdir(parents=True, exist_ok=True)
     try:
-        papermill.execute_notebook(
-            params.ROOT / "notebooks" / f"{_notebook(stage)}.ipynb",
-            run_dir / f"{stage}.ipynb",
-            parameters=values,
-            kernel_name="python3",
-            progress_bar=False,
-            cwd=params.ROOT,
-            extra_arguments=["--IPKernelApp.log_level=50"],
-        )
+        with files.naming(run_dir):
+            run_dir.mkdir(parents=True, exist_ok=True)
+            papermill.execute_notebook(
+                params.ROOT / "notebooks" / f"{_notebook(stage)}.ipynb",
+                run_dir / f"{stage}.ipynb",
+                parameters=values,
+                kernel_name="python3",
+                progress_bar=False,
+                cwd=params.ROOT,
+                extra_arguments=["--IPKernelApp.log_level=50"],
+            )
     except RuntimeError as error:
         # nbclient's DeadKernelError, which papermill lets through.
         if str(error) != "Kernel died":

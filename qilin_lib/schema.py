@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from qilin_lib import chains, compatibility
 from qilin_lib.errors import nearest
 from qilin_lib.schema_data import Build, Tokenize
-from qilin_lib.strict import Fields, LocalPath, Modules, Outside, Part, StageName, Strict
+from qilin_lib.strict import Fields, LocalPath, Modules, Outside, Part, StageName, StepCount, Strict
 
 Gpus = Annotated[int, Outside(ge=0, description="GPUs on each node; 0: the CPU. Paper: DCPT 8 A100, DPO 4 RTX 3090")]
 Processes = Annotated[int | None, Outside(ge=1, description="null: one per GPU, or one per core")]
@@ -33,7 +33,7 @@ class Steps(Part):
 
     per_device_train_batch_size: int = Field(ge=1, description="examples per process; paper: DCPT 1, SFT 64, DPO 8")
     num_train_epochs: float = Field(gt=0, description="passes over the data; paper: DCPT 3, SFT and DPO not stated")
-    max_steps: int = Field(ge=-1, lt=2**31, description="optimizer steps; -1: as many as the epochs have")
+    max_steps: StepCount = Field(ge=-1, lt=2**31, description="optimizer steps; -1: as many as the epochs have")
     learning_rate: float = Field(gt=0, lt=1, description="peak rate; paper: DCPT 2e-4, SFT and DPO 2e-5")
 
 

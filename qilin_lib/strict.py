@@ -30,6 +30,12 @@ def _modules(value: str | list[str]) -> str | list[str]:
     return value
 
 
+def _some(value: int) -> int:
+    if not value:
+        raise ValueError("the libraries read 0 as no limit; nearest valid: 1, or -1 for as many as the epochs have")
+    return value
+
+
 class SecretError(ValueError):
     """Of a parameter whose value no message may show."""
 
@@ -58,6 +64,7 @@ def _open(value: Any, name: str = "") -> Any:
 
 # Fields that are handed on to a library or a server as they are.
 Fields = Annotated[dict[str, Any], AfterValidator(_open)]
+StepCount = Annotated[int, AfterValidator(_some)]
 Modules = Annotated[str | list[str], AfterValidator(_modules)]
 LocalPath = Annotated[str, Field(min_length=1), AfterValidator(expanduser)]
 

@@ -68,6 +68,7 @@ def test_strings_with_one_reading_are_read(name: str, given: str, meant: Any) ->
         ("per_device_train_batch_size", "8.0"),
         ("per_device_train_batch_size", True),
         ("per_device_train_batch_size", 0),
+        ("max_steps", 0),
         ("learning_rate", "fast"),
         ("learning_rate", 2),
         ("beta", [0.1]),

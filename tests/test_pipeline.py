@@ -125,6 +125,11 @@ def test_nine_notebooks_in_order_then_nothing_to_do(call: Callable[..., int], ex
     assert out.count("up to date\n") == 9 and "Nothing to do" in out
 
 
+def test_only_may_be_said_more_than_once(call: Callable[..., int], executed: list[str]) -> None:
+    assert call("--only", "02", "--only", "01") == 0
+    assert executed == ["01_build_chimed", "02_tokenize"]
+
+
 def test_a_run_goes_through_its_chain_and_resumes(call: Callable[..., int], executed: list[str], capsys) -> None:
     assert call("--only", "04_sft2", profile="longer") == 2
     assert "run notebooks/01_build_chimed.ipynb first" in capsys.readouterr().err
@@ -281,6 +286,8 @@ SENTENCE = "raw_dir = 'x': the folder holds no file"
             130,
             "the same command continues from here",
         ),
+        # papermill writes the executed notebook into the run.
+        (OSError(28, "No space left on device"), 2, "smoke cannot be written: No space left on device; make room"),
     ],
 )
 def test_a_notebook_that_failed_is_a_sentence_and_an_exit_code(

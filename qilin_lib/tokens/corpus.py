@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from qilin_lib.runs import Stage
 from qilin_lib.tokens import pack, store
 from qilin_lib.tokens.pack import Blocks, load_blocks
 from qilin_lib.tokens.store import Store
+from qilin_lib.tokens.template import text_begin
 
 SETS = ("cpt", "sft", "dpo", "general")
 # The sets that DCPT packs documents of.
@@ -40,8 +41,9 @@ def tokenise(chimed: Path, out: Path, tokenizer: Any, parameters: Any) -> Blocks
             np.save(handle, numbers)
     sizes = [own.lengths()[numbers] for own, numbers in zip(stores, rows, strict=True)]
     eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    how = (parameters.block_size, eos, eos if pad is None else pad, parameters.packing)
-    length = sum(map(stream_length, sizes))
+    begin = text_begin(tokenizer)
+    how = (parameters.block_size, eos, eos if pad is None else pad, parameters.packing, begin)
+    length = sum(stream_length(some, begin) for some in sizes)
     useful = pack.write(out / BLOCKS, mixed(stores, rows, parameters.seed), length, *how)
     training, (medical, general) = Store(stores[0].folder, split="train").lengths(), sizes
     note = {
@@ -58,8 +60,8 @@ def tokenise(chimed: Path, out: Path, tokenizer: Any, parameters: Any) -> Blocks
         "general_documents": len(general),
         "general_tokens": int(general.sum()),
         "replay_share": parameters.replay_share,
-        "replay_share_reached": round(stream_length(general) / max(1, length), 4),
-    }
+        "replay_share_reached": round(stream_length(general, begin) / max(1, length), 4),
+    } | ({"begin": begin} if begin else {})
     files.write_json(out / "packing.json", note)
     return load_blocks(out / BLOCKS)
 
@@ -148,9 +150,9 @@ def _shuffled(count: int, seed: str) -> np.ndarray:
     return np.array(random.Random(seed).sample(range(count), count), dtype=np.int64)
 
 
-def stream_length(lengths: np.ndarray) -> int:
-    """Tokens that documents take in the packed stream: their own and one end each."""
-    return int(lengths.sum()) + len(lengths)
+def stream_length(lengths: np.ndarray, begin: Sequence[int] = ()) -> int:
+    """Tokens that documents take in the packed stream: their own, `begin` and one end each."""
+    return int(lengths.sum()) + len(lengths) * (len(begin) + 1)
 
 
 def lengths(out: Path) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from itertools import takewhile
 from typing import Any
 
 from qilin_lib.errors import QilinError, nearest
-from qilin_lib.tokens.template import BAICHUAN, BAICHUAN2, PLAIN, TEMPLATES, Message, Template, tag_ids
+from qilin_lib.tokens.template import BAICHUAN, BAICHUAN2, PLAIN, TEMPLATES, Message, Template, tag_ids, text_begin
 
 OWN = "own"
 
@@ -35,8 +35,7 @@ def choose(name: str, tokenizer: Any) -> Template:
     if chosen is None:
         raise QilinError(f"template '{name}': unknown{nearest(name, names)}; there are {names}")
     if chosen is PLAIN:
-        begins = tokenizer.encode("a")[0] == tokenizer.bos_token_id
-        return replace(PLAIN, begin=tokenizer.bos_token) if begins else PLAIN
+        return replace(PLAIN, begin=tokenizer.bos_token) if text_begin(tokenizer) else PLAIN
     if not _has_tokens(tokenizer, chosen):
         tags = f"{chosen.user_open}/{chosen.assistant_open}"
         raise QilinError(f"template '{name}': the tokenizer lacks {tags}; nearest valid: 'plain'")

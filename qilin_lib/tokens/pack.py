@@ -2,7 +2,8 @@
 
 The released `pretraining.py` has no EOS between documents and drops the remainder of every 1,000 lines. `isolated`
 restarts position ids at every document, which keeps attention inside it, and gives no loss to a document's first
-token; `naive` lets documents see each other (MeetKai/functionary#265 measures the difference).
+token; `naive` lets documents see each other (MeetKai/functionary#265 measures the difference). `begin` is what the
+tokenizer puts before a text by itself.
 """
 
 from __future__ import annotations
@@ -44,18 +45,18 @@ def load_blocks(path: Path) -> Blocks:
     return Blocks(*np.load(path, mmap_mode="r"))
 
 
-def pack(
-    documents: Sequence[Sequence[int]], block_size: int, eos_id: int, pad_id: int, packing: str = "isolated"
-) -> Blocks:
-    """Pack documents (token ids) into blocks. Every token, and one EOS a document, stands in exactly one block."""
-    some = list(packed(documents, block_size, eos_id, pad_id, packing))
+def pack(documents: Sequence[Sequence[int]], *how: Any) -> Blocks:
+    """Pack documents (token ids) into blocks, given the further arguments of `packed`. Every token, and one EOS a
+    document, stands in exactly one block."""
+    some = list(packed(documents, *how))
     return Blocks(*map(np.concatenate, zip(*(vars(blocks).values() for blocks in some), strict=True)))
 
 
 def write(path: Path, documents: Iterable[Sequence[int]], length: int, *how: Any) -> int:
     """`pack` documents straight into the file that `Blocks.save` would write; returns how many tokens carry loss.
 
-    `length` is what they take, ends included, `how` the further arguments of `pack`; memory is that of some blocks.
+    `length` is what they take, beginnings and ends included, `how` the further arguments of `packed`; memory is that of
+    some blocks.
     """
     block_size = how[0]
     count = -(-length // block_size)
@@ -74,14 +75,19 @@ def write(path: Path, documents: Iterable[Sequence[int]], length: int, *how: Any
 
 
 def packed(
-    documents: Iterable[Sequence[int]], block_size: int, eos_id: int, pad_id: int, packing: str = "isolated"
+    documents: Iterable[Sequence[int]],
+    block_size: int,
+    eos_id: int,
+    pad_id: int,
+    packing: str = "isolated",
+    begin: Sequence[int] = (),
 ) -> Iterator[Blocks]:
     """The blocks of `pack`, some at a time."""
     stream = np.full(max(1, TOKENS // block_size) * block_size, pad_id, dtype=np.int32)
     begins = np.zeros(len(stream), dtype=bool)
-    at = 0
+    at, head, tail = 0, np.asarray(begin, np.int32), np.array([eos_id], np.int32)
     for document in documents:
-        ids = np.append(np.asarray(document, np.int32), eos_id)
+        ids = np.concatenate([head, np.asarray(document, np.int32), tail])
         begins[at] = True
         while at + len(ids) >= len(stream):
             room = len(stream) - at

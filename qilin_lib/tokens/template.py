@@ -77,6 +77,12 @@ class Template:
         """The token that ends an assistant's turn; a trained tokenizer has it as end token, where generation stops."""
         return self._close(tokenizer)[-1]
 
+    def ending(self, tokenizer: Any) -> Any:
+        """The same tokenizer, its end token the one that ends an answer; a base may name the one of documents."""
+        if self.end(tokenizer) != tokenizer.eos_token_id:
+            tokenizer.eos_token = tokenizer.convert_ids_to_tokens(self.end(tokenizer))
+        return tokenizer
+
     def encode(
         self, messages: list[Message], tokenizer: Any, add_generation_prompt: bool = False, follows: str = ""
     ) -> list[int]:
@@ -205,6 +211,13 @@ def text_ids(tokenizer: Any, text: str | np.ndarray) -> list[int]:
     if isinstance(text, np.ndarray):
         return text.tolist()
     return tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True) if text else []
+
+
+def text_begin(tokenizer: Any) -> list[int]:
+    """[bos] where the tokenizer puts it before a text by itself (Llama 3, Mistral, Gemma), which such models never saw
+    a text without; else nothing."""
+    first = tokenizer.encode("a")[:1]
+    return first if first == [tokenizer.bos_token_id] else []
 
 
 def tag_ids(tokenizer: Any, text: str) -> list[int]:

@@ -24,8 +24,10 @@ ALARMS: dict[str, dict[str, Any]] = strict_yaml.read(Path(__file__).with_name("a
 
 def spikes(rows: Rows, max_grad_norm: float) -> list[str]:
     """Logged steps of any training whose loss or gradient norm is far above the median of those before: the first, and
-    how many. Small figures never count: a loss within one nat of the median, a norm that is not clipped."""
-    found, limit = [], ALARMS["spike"]
+    how many. Small figures never count: a loss within one nat of the median, a norm that is not clipped. And whether no
+    step had a learning rate."""
+    rates, limit = [row["learning_rate"] for row in rows if "learning_rate" in row], ALARMS["spike"]
+    found = [_sentence("idle")] if rates and not any(rates) else []
     for name, what, least in (("loss", "loss", 1.0), ("grad_norm", "gradient norm", max_grad_norm)):
         factor, high = limit["times"][name], []
         logged = [(row["step"], row[name]) for row in rows if name in row]

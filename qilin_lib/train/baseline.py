@@ -17,7 +17,7 @@ from typing import Any
 from qilin_lib import files, strict_yaml
 from qilin_lib.errors import QilinError
 from qilin_lib.models.adapters import is_adapter, trained, weights_sha256
-from qilin_lib.models.load import load_tokenizer, padding, quiet_libraries
+from qilin_lib.models.load import from_files, load_tokenizer, padding
 from qilin_lib.progress import Show
 from qilin_lib.runs import Stage
 from qilin_lib.runs.settings import LATER
@@ -117,14 +117,11 @@ def is_sequence_model(weights: str | Path) -> bool:
 
 def load_sequence_model(path: str | Path, dtype: str = "float32", device: str = "cpu") -> Any:
     """An encoder-decoder in evaluation mode; QilinError when its configuration does not say with which token an answer
-    starts."""
+    starts, and as for `from_files`."""
     import torch
     from transformers import AutoModelForSeq2SeqLM
 
-    quiet_libraries()
-    model = AutoModelForSeq2SeqLM.from_pretrained(
-        path, dtype=getattr(torch, dtype), device_map={"": device}, use_safetensors=True, trust_remote_code=False
-    )
+    model = from_files(AutoModelForSeq2SeqLM, path, dtype=getattr(torch, dtype), device_map={"": device})
     if getattr(model.config, "decoder_start_token_id", None) is None:
         raise QilinError(f"{path}/config.json: no decoder_start_token_id; T5's is that of its pad token")
     return model

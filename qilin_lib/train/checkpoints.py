@@ -101,7 +101,8 @@ def sealing(keep: int = 1, minutes: float | None = None) -> Any:
 
 @contextmanager
 def naming_failed_writes(folder: Path) -> Iterator[None]:
-    """Around training: QilinError that names the checkpoint in `folder` that could not be written, and the room there.
+    """Around training: QilinError that names the checkpoint in `folder` that could not be written, or the stage behind
+    its last one, and the room there.
 
     When a disk is full torch.save says "[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534".
     """
@@ -109,14 +110,15 @@ def naming_failed_writes(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         broken = next((path for path in reversed(_all(folder)) if not whole(path)), None)
-        failed = isinstance(error, OSError) or "os error" in str(error) or "inline_container.cc" in str(error)
-        if broken is None or not failed:
+        failed = isinstance(error, OSError) and (broken or error.errno in files.REFUSALS)
+        if not (failed or "os error" in str(error) or "inline_container.cc" in str(error)):
             raise
         earlier = last(folder)
         begin = f"goes on from {earlier.name}" if earlier else "starts at step 0, for there is no earlier checkpoint"
+        room = shutil.disk_usage(folder.parent).free / 1e9
         raise QilinError(
-            f"{broken} could not be written ({error}); {shutil.disk_usage(folder).free / 1e9:.1f} GB are free there; "
-            f"make room and run this notebook again, it {begin}"
+            f"{broken or folder.parent} could not be written ({error}); {room:.1f} GB are free there; make room and "
+            f"run this notebook again, it {begin}"
         ) from error
 
 

@@ -124,6 +124,11 @@ def check_fields(stage: Stage) -> None:
                 f"{parameters.notebook}: peft: init_lora_weights = {start!r} changes the weights below the adapter, or "
                 f"leaves no defined start; nearest valid: one of {FIELDS['starts']}"
             )
+        if start == "orthogonal" and parameters.finetuning == "qlora":
+            raise QilinError(
+                f"{parameters.notebook}: peft: init_lora_weights = 'orthogonal' with finetuning: qlora: peft makes it "
+                "in the type of the weights below, and NF4's are no numbers; nearest valid: true"
+            )
 
 
 def check_adapter(model: Any, parameters: Trained) -> None:

@@ -221,7 +221,7 @@ def work(job: SimpleNamespace) -> None:
     p, settings, too_long = job.parameters, SimpleNamespace(**job.parameters.constructed), []
 
     def answer(prompts: list[list[Message]]) -> list[str]:
-        tokenizer = load_tokenizer(job.paths.base)
+        tokenizer = job.template.ending(load_tokenizer(job.paths.base))
         model = load_model(job.paths.base, p.dtype, device=launch.device(p)).eval()
         asked = [pairs.encoded(prompt, job.template, tokenizer, p, opened=True) for prompt in prompts]
         room = shared.reads(job.paths.base) - p.max_target_length

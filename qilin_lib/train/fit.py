@@ -71,11 +71,15 @@ class EvenPairs:
 
 
 def without_copy(model: Any, parameters: Any) -> None:
-    """Undo what TRL's trainers do to a `model` with an adapter when they are made: they cast a quantised model's, and
-    keep a frozen copy of the fresh one, which would go into every checkpoint. Without it they switch the adapter off.
+    """Undo what TRL's trainers do to a `model` with an adapter when they are made: they round a quantised model's to
+    bfloat16, whole modules too, and keep a frozen copy of the fresh one, which would go into every checkpoint. Without
+    it they switch the adapter off.
     """
     if parameters.finetuning != "full":
         model.delete_adapter("ref")
+    for name, weight in model.named_parameters():
+        if (whole := ".modules_to_save.default.") in name:
+            weight.data = model.get_parameter(name.replace(whole, ".original_module.")).data.clone()
     full_precision(model, parameters)
 
 
@@ -227,12 +231,15 @@ def fit(trainer: Any, job: SimpleNamespace, more: dict[str, Any], before: dict[s
     checkpoints.guard(trainer, weights)
     trainer.add_callback(checkpoints.sealing(parameters.save_total_limit, parameters.save_minutes))
     checkpoint = checkpoints.last(job.out / "checkpoints")
+    # transformers takes a step more from a last checkpoint that lies in the middle of an epoch.
+    epoch, done = trainer._run_epoch, lambda: trainer.state.global_step >= trainer.state.max_steps
+    trainer._run_epoch = lambda **named: None if done() else epoch(**named)
     meter = speed.Meter(trainer)
     started = time.time()
     with checkpoints.naming_failed_writes(job.out / "checkpoints"):
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    measured = meter.facts(time.time() - started, parameters, sizes(weights))
-    save(trainer, job)
+        measured = meter.facts(time.time() - started, parameters, sizes(weights))
+        save(trainer, job)
     accelerator.wait_for_everyone()
     if not trainer.is_world_process_zero():
         return
@@ -323,8 +330,8 @@ def save_tokenizer(job: SimpleNamespace, folder: Path) -> None:
     """Write the tokenizer of what a job starts from into `folder`, with the template that the job trains with. Its end
     token is the one that ends an answer; a job without `turns` keeps the one that ends a document."""
     tokenizer = load_tokenizer(job.paths.weights)
-    if getattr(job, "turns", True) and job.template.end(tokenizer) != tokenizer.eos_token_id:
-        tokenizer.eos_token = tokenizer.convert_ids_to_tokens(job.template.end(tokenizer))
+    if getattr(job, "turns", True):
+        job.template.ending(tokenizer)
     tokenizer.chat_template = written(job.template, tokenizer)
     tokenizer.save_pretrained(folder)
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qilin_lib.models.adapters import is_adapter, load_trained, trained
-from qilin_lib.tokens.template import IGNORE
+from qilin_lib.tokens.template import IGNORE, text_begin
 from qilin_lib.train import launch
 
 # Tokens whose logits are in float32 at a time.
@@ -90,8 +90,9 @@ def labelled(prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]
 
 
 def documents(texts: list[str], tokenizer: Any, max_length: int) -> list[tuple[list[int], list[int]]]:
-    """Texts as (ids, labels): text + EOS, cut to `max_length` tokens, every token but the first predicted."""
+    """Texts as (ids, labels): what the tokenizer begins a text with, text, EOS, cut to `max_length` tokens, every token
+    but the first predicted."""
     # A tokenizer takes no empty list.
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
-    cut = [[*ids, tokenizer.eos_token_id][:max_length] for ids in encoded]
+    cut = [[*text_begin(tokenizer), *ids, tokenizer.eos_token_id][:max_length] for ids in encoded]
     return [(ids, list(ids)) for ids in cut]

@@ -242,10 +242,11 @@ def compare_tokens(packing: Mapping[str, Any], facts: Mapping[str, Any]) -> Iter
     own, heard = said["input_tokens"], said["assistant_tokens"]
     yield "documents of DCPT", ends, read["documents"]
     yield "their tokens", tokens, read["document_tokens"]
-    yield "tokens that the form adds to them", ends, passages["input_tokens"] - read["document_tokens"]
+    form = ends * (1 + len(packing.get("begin", ())))
+    yield "tokens that the form adds to them", form, passages["input_tokens"] - read["document_tokens"]
     yield "tokens with loss in them", loss, passages["assistant_tokens"]
     yield "conversations of SFT", said["examples"], said["examples"]
     yield "their tokens, role tags and ends included", own, own
     yield "tokens with loss in those", heard, heard
-    yield "all tokens that enter the model", tokens + ends + own, passages["input_tokens"] + own
+    yield "all tokens that enter the model", tokens + form + own, passages["input_tokens"] + own
     yield "all tokens with loss", loss + heard, passages["assistant_tokens"] + heard

@@ -210,9 +210,10 @@ def _finished(out: Path, name: str) -> dict[str, Any]:
 
 def _answers(job: SimpleNamespace, chunks: dict[str, list[Row]]) -> Iterator[list[list[Any] | str]]:
     """Each chunk's answers from the policy: num_samples of [text, tokens] a question, or why it is left out."""
-    p, tokenizer = job.parameters, load_tokenizer(job.paths.policy)
+    p, tokenizer = job.parameters, job.template.ending(load_tokenizer(job.paths.policy))
     context = shared.reads(job.paths.policy)
-    room = context - p.max_target_length
+    # An answer of any length, and the end at which its reward is read.
+    room = context - p.max_target_length - 1
     prompts = [
         {f"{p.round}:{row['id']}": pairs.encoded(row["messages"][:1], job.template, tokenizer, p, True) for row in rows}
         for rows in chunks.values()

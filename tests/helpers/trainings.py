@@ -80,11 +80,22 @@ def die(*_: Any, **__: Any) -> None:
 
 def limit_files(out: Path, name: str, share: float, action: int) -> None:
     """From now on the kernel lets no file grow past a share of `name` in the checkpoint before."""
-    size = max(path.stat().st_size for path in (out / "checkpoints").glob(f"checkpoint-2/{name}"))
+    size = max(path.stat().st_size for path in (out / "checkpoints").glob(f"checkpoint-*/{name}"))
     # Default action: the write that goes too far ends the process in its middle. Ignored: it fails, as on a full disk.
     signal.signal(signal.SIGXFSZ, action)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_FSIZE, (int(size * share), resource.RLIM_INFINITY))
+
+
+def no_room_for_the_model(out: Path) -> None:
+    """The checkpoint of the last step finds its place, what is saved behind it finds none."""
+    usual = fit.save
+
+    def save(*given: Any) -> None:
+        limit_files(out, "*model.safetensors", 0.5, signal.SIG_IGN)
+        usual(*given)
+
+    fit.save = save
 
 
 def full_device(out: Path) -> None:
@@ -145,6 +156,7 @@ FAULTS: dict[str, Callable[[Path], None]] = {
     "while saving the model": die_at(fit, "save"),
     "no room for the weights": lambda out: limit_files(out, "*model.safetensors", 0.5, signal.SIG_IGN),
     "no room for the optimizer": lambda out: limit_files(out, "optimizer.pt", 0.75, signal.SIG_IGN),
+    "no room for the model": no_room_for_the_model,
     "full device": full_device,
 }
 

@@ -319,6 +319,17 @@ def test_written_out_tokens_stay_text_in_data_and_are_tokens_in_a_template(piece
     assert text_ids(tokenizer, forged) == honest.encode(forged) != own.encode(forged)
 
 
+def test_ordinary_pieces_never_merge_into_a_control_or_byte_piece(pieces: Path, tmp_path: Path) -> None:
+    """Baichuan's vocabulary, of web text, holds the halves of `</s>`, `<s>` and byte pieces."""
+    model, path = read_pieces(pieces), tmp_path / "tokenizer.model"
+    known = [(one.piece, one.score, one.type) for one in model.pieces]
+    halves = ["<", "/", "s", ">", "0", "x", "4", "1", "</", "s>", "<0", "x4", "1>", "<0x4"]
+    new = [(half, -2000.0 - place, 1) for place, half in enumerate(halves) if half not in {one[0] for one in known}]
+    path.write_bytes(oracle.proto(known + new, model.normalizer_spec.precompiled_charsmap))
+    fast, own = both(path, ["头痛</s>两周", "<s>头痛", "</s>", "头痛<0x41>"])
+    assert fast == own and not {1, 2} & set(sum(fast, []))
+
+
 def test_a_file_that_is_no_such_model_is_refused(corpus: list[str], tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.model"
     with pytest.raises(QilinError, match="is no SentencePiece model .*No such file"):

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.vocabularies import beginning
 
 from qilin_lib import files
 from qilin_lib.tokens.corpus import SETS, draw, lengths, mixed, replay, replayable, tokenise
@@ -68,6 +69,21 @@ def test_what_is_packed_and_what_is_left_out_add_up(
     assert (note["documents_left_out"] > 0) == (limit is not None)
     if limit:
         assert note["tokens"] + note["documents"] <= limit
+
+
+@pytest.mark.parametrize("packing", ["isolated", "naive"])
+def test_a_document_begins_as_the_tokenizer_begins_a_text(packing: str, chimed: Path, tiny_tokenizer: Any) -> None:
+    """Llama 3, Mistral and Gemma never saw a text without their first token; after it a text's own first is learned."""
+    out, tokenizer = chimed.parent / "out", beginning(tiny_tokenizer)
+    blocks = tokenise(chimed, out, tokenizer, settings(packing=packing))
+    note, bos, eos = files.read_json(out / "packing.json"), tokenizer.bos_token_id, tokenizer.eos_token_id
+    stream = blocks.ids.ravel()[: note["tokens"] + 2 * note["documents"]]
+    ends = np.flatnonzero(stream == eos)
+    assert stream[0] == bos and stream[-1] == eos and (stream[ends[:-1] + 1] == bos).all()
+    assert len(ends) == (blocks.ids == bos).sum() == note["documents"] == 24
+    rows, columns = np.nonzero((blocks.ids == bos)[:, :-1])
+    assert (blocks.labels[rows, columns + 1] == blocks.ids[rows, columns + 1]).all()
+    assert note["tokens_with_loss"] == blocks.useful_tokens
 
 
 def test_tokenise_writes_heldout_rows_counts_and_the_same_blocks_again(chimed: Path, tiny_tokenizer: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from qilin_lib.train.alarms import alarms
+from qilin_lib.train.alarms import alarms, spikes
 
 CALM = SimpleNamespace(learning_rate=5e-6, beta=0.1)
 
@@ -104,3 +104,10 @@ def test_every_alarm_names_source_and_remedy() -> None:
     assert len(found) == 7
     for sentence in found:
         assert "#" in sentence and ("Try " in sentence or "try " in sentence or "Look at" in sentence)
+
+
+@pytest.mark.parametrize(("rates", "told"), [([0.0], 1), ([0.0, 1e-5], 0), ([1e-5, 0.0], 0), ([], 0)])
+def test_a_training_that_is_all_warmup_is_told(rates: list[float], told: int) -> None:
+    """The only step of a small set has the rate at which the warmup begins: 0."""
+    found = spikes([{"step": place, "loss": 1.0, "learning_rate": rate} for place, rate in enumerate(rates, 1)], 1.0)
+    assert len(found) == told and all("warmup_ratio: 0" in sentence for sentence in found)

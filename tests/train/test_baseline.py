@@ -208,3 +208,14 @@ def test_the_loss_is_t5_s_own_and_counts_the_whole_step(tiny_t5: Path) -> None:
     assert baseline.token_loss(out, labels).item() == pytest.approx(out.loss.item(), rel=1e-6)
     # Half of a step's eight labelled tokens: half of the loss.
     assert baseline.token_loss(out, labels, 8).item() == pytest.approx(out.loss.item() / 2, rel=1e-6)
+
+
+def test_a_t5_whose_decoder_is_not_in_its_files_is_no_baseline(tiny_t5: Path) -> None:
+    """An encoder alone: transformers would draw the decoder at random, and only warn."""
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(tiny_t5 / "model.safetensors")
+    encoder = {name: tensor for name, tensor in weights.items() if not name.startswith("decoder")}
+    save_file(encoder, tiny_t5 / "model.safetensors", {"format": "pt"})
+    with pytest.raises(QilinError, match="its weights lack decoder"):
+        baseline.load_sequence_model(tiny_t5)

@@ -145,6 +145,7 @@ def test_a_field_of_the_methods_own_configuration_is_known(stage: Callable) -> N
         ("04_sft", "peft", {"use_dorra": True}, "did you mean 'use_dora'?"),
         ("04_sft", "peft", {"r": 4}, "nearest valid: sft.lora_r"),
         ("04_sft", "peft", {"init_lora_weights": "pissa"}, "changes the weights below"),
+        ("04_sft", "peft", {"init_lora_weights": "orthogonal"}, "finetuning: qlora.* nearest valid: true"),
         ("04_sft", "peft", {"bias": "all"}, "bias"),
         ("04_sft", "peft", {"use_rslora": "yes"}, "use_rslora = 'yes'"),
         ("04_sft", "peft", {"exclude_modules": ["q_prj"]}, "exclude_modules: 'q_prj' .*did you mean 'q_proj'"),

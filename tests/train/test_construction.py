@@ -304,6 +304,17 @@ def test_what_learns_is_float32_also_after_a_resume(
     assert kinds == {torch.float32}
 
 
+def test_the_policy_of_a_quantised_model_starts_from_its_weights_as_they_are(
+    built: Callable, place: SimpleNamespace
+) -> None:
+    """TRL rounds what learns to bfloat16: with whole modules the policy was not its reference before step 1."""
+    parameters = parameters_of("smoke", "dpo")
+    parameters.__dict__.update({"finetuning": "qlora", "modules_to_save": WHOLE})
+    trainer, _ = built(parameters, dpo)
+    (found,) = (one for name, one in trainer.model.named_parameters() if "embed_tokens.modules_to_save" in name)
+    assert found.equal(load.load_model(place.paths["weights"]).get_input_embeddings().weight)
+
+
 FINETUNED = [
     pytest.param(profile, name, id=f"{profile}-{name}")
     for profile in params.profiles()

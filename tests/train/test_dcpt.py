@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.trainings import job as job_of
 from helpers.trainings import token_logprobs
+from helpers.vocabularies import beginning
 
 from qilin_lib import files
 from qilin_lib.models.adapters import load_trained, trained
@@ -72,13 +74,14 @@ def test_loss_falls_and_the_model_loads(
 
 
 def test_characters_of_whole_and_cut_documents(tiny_tokenizer: Any) -> None:
-    """Counted by decoding: what tokens 2 to n spell; the end token spells nothing."""
+    """Counted by decoding: what tokens 2 to n spell; the end token spells nothing, nor does one that begins a text."""
     texts = ["患者咳嗽发热三天，头痛伴恶心。", "建议多喝水休息", "答", ""]
-    for length in (2, 3, 5, 8, 100):
-        found = dcpt.scored_characters(texts, tiny_tokenizer, length)
-        sequences = documents(texts, tiny_tokenizer, length)
-        expected = [len(tiny_tokenizer.decode(ids[1:], skip_special_tokens=True)) for ids, _ in sequences]
+    for length, tokenizer in product((2, 3, 5, 8, 100), (tiny_tokenizer, beginning(tiny_tokenizer))):
+        found = dcpt.scored_characters(texts, tokenizer, length)
+        sequences = documents(texts, tokenizer, length)
+        expected = [len(tokenizer.decode(ids[1:], skip_special_tokens=True)) for ids, _ in sequences]
         assert found == expected, length
+        assert [ids[0] for ids, _ in sequences[:3]] == [tokenizer.encode(text)[0] for text in texts[:3]]
     whole = dcpt.scored_characters(texts, tiny_tokenizer, 100)
     assert whole[0] > 5 and whole[2:] == [0, 0]
     assert sum(dcpt.scored_characters(texts, tiny_tokenizer, 3)) < sum(whole)

@@ -138,6 +138,22 @@ def test_log_probabilities_of_dpo_are_those_of_all_logits(
     assert sorted(found) == pytest.approx(sorted(expected.tolist()), abs=2e-4)
 
 
+@pytest.mark.parametrize("method", ["dpo", "kto"])
+def test_a_preference_loss_holds_nothing_but_preferences(
+    method: str, base: Callable, training: Callable, tmp_path: Path
+) -> None:
+    """TRL adds what balances the experts of a mixture: step 0 then took its own reference for another model."""
+    targets = ["q_proj", "v_proj"]
+    parameters = training("05_dpo", allow_high_lr=True, method=method, target_modules=targets)
+    model, tokenizer = prepare_model(parameters, base("gpt_oss"))
+    rows = conversations(model.config.vocab_size)
+    pairs = [{"prompt_ids": [7], "chosen_ids": ids, "rejected_ids": ids[::-1]} for ids, _ in rows]
+    make = dpo.methods.of(parameters).load().make_trainer
+    trainer = make(SimpleNamespace(parameters=parameters, out=tmp_path), model, tokenizer, pairs, pairs)
+    expected = dpo.methods.of(parameters).start
+    assert dpo.step_zero(trainer, pairs, expected)["step_zero_loss"] == pytest.approx(expected, abs=1e-4)
+
+
 def _sides(trainer: Any, batch: dict[str, Any]) -> list[float]:
     labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORE)
     given = {name: batch[name] for name in ("input_ids", "attention_mask")}

@@ -277,7 +277,7 @@ def test_vllm_draws_from_the_merged_weights_and_its_answers_are_judged(
 def test_a_question_that_cannot_be_answered_is_left_out_and_counted(
     served: bool, make_job: Callable, tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """q1 leaves no room for an answer in the context of 512 tokens, and vLLM refuses q2; the others go on."""
+    """q1 leaves no room for 16 tokens and an end in the context of 512, and vLLM refuses q2; the others go on."""
 
     class Engine:
         def __init__(self, *_: Any, **__: Any) -> None: ...
@@ -291,7 +291,7 @@ def test_a_question_that_cannot_be_answered_is_left_out_and_counted(
 
     monkeypatch.setattr(vllm_client, "Engine", Engine)
     monkeypatch.setattr(vllm_client, "check", lambda *_: "0.33.0")
-    job, pool = make_job("some", max_source_length=600, vllm_python="/env/bin/python" if served else None)
+    job, pool = make_job("some", max_source_length=494, vllm_python="/env/bin/python" if served else None)
     job.parameters.questions, job.paths.weights = {"drawn": 7}, tiny_model_dir
     rows = list(files.read_jsonl(job.paths.questions))
     rows[1]["messages"][0]["content"] = "头痛怎么办" * 200

@@ -129,6 +129,16 @@ def test_killed_in_the_middle_of_a_checkpoint(
     assert saved(broken.parent) == ["checkpoint-6"]
 
 
+def test_ended_behind_its_last_step_it_takes_no_step_more(job: Run, straight: Run) -> None:
+    """transformers goes on where the last checkpoint lies in the middle of an epoch: the stage could never end."""
+    broken = job("04_sft", "lora")
+    assert train(broken, sft, "no room for the model", 6) == 1, output(broken)
+    sentence = rf"QilinError: {broken.parent} could not be written .* GB are free there.* from checkpoint-6$"
+    assert re.search(sentence, output(broken), re.MULTILINE | re.DOTALL), output(broken)
+    assert train(broken, sft) == 0, output(broken)
+    assert differences(straight("04_sft", "lora"), broken.parent) == []
+
+
 # --- a full disk ------------------------------------------------------------------------------------------------------
 
 

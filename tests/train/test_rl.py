@@ -105,7 +105,9 @@ def token_logprobs(model: Any, prompt: list[int], answer: list[int], temperature
 
 def test_long_turns_are_cut_inside_and_what_fits_no_context_is_counted(rows: list[dict], tiny_tokenizer: Any) -> None:
     narrow = SimpleNamespace(max_source_length=3, max_target_length=4)
-    found, too_long = rl.questions(rows, BAICHUAN, tiny_tokenizer, narrow, 5 + 4)
+    # The reward is read at an end token behind the longest answer.
+    assert rl.questions(rows, BAICHUAN, tiny_tokenizer, narrow, 5 + 4)[0] == []
+    found, too_long = rl.questions(rows, BAICHUAN, tiny_tokenizer, narrow, 5 + 4 + 1)
     # One turn: two role tokens and three of text. With a turn before it: fifteen tokens.
     single = [row for row in rows if len(row["prompt"]) == 1]
     assert {len(ids) for ids in found} == {5} and len(found) == len(single) and too_long == len(rows) - len(single)

@@ -7,16 +7,21 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers import trainings
 from helpers.vllm_stand_in import python_with_vllm
 
+from qilin_lib import files, params
 from qilin_lib.errors import QilinError
-from qilin_lib.models.load import load_model
-from qilin_lib.tokens.template import BAICHUAN
-from qilin_lib.train import sampling
+from qilin_lib.models import decode
+from qilin_lib.models.load import load_model, load_tokenizer
+from qilin_lib.tokens.template import BAICHUAN, Template
+from qilin_lib.train import construction, fit, rejection, sampling
 from qilin_lib.train import vllm_client as vllm
+from qilin_lib.train.methods import dpo, rl
 
 SETTINGS: dict[str, Any] = {"temperature": 1.0, "top_p": 0.9, "max_new_tokens": 24, "seed": 3, "batch_size": 16}
 
@@ -124,3 +129,37 @@ def test_vllm_answers_in_order_and_its_draws_depend_on_seed_and_key_alone(
     for pair in (*first, *second):
         assert len(pair) == 2 and pair[0].ids != pair[1].ids
         assert not any(end in answer.ids for answer in pair)
+
+
+@pytest.mark.parametrize("asks", ["base_answer", "held-out prompts of 05", "rejection sampling", "rl"])
+def test_an_answer_ends_where_its_template_ends_it(
+    asks: str, tiny_model_dir: Path, training: Callable, sentences: Callable, tmp_path: Path, monkeypatch: Any
+) -> None:
+    """Gemma's, GLM's and Qwen's base models name another end token: answers ran on into the patient's next turn."""
+    rows, stops = trainings.triplets(sentences(30, 3), 6, held=2), []
+    files.write_jsonl(tmp_path / "rows.jsonl", rows)
+    monkeypatch.setattr(decode, "in_batches", lambda model, asked, ends, *_: stops.append(ends) or [[7]] * len(asked))
+    template = Template("own", "<reserved_102>", "", "<s>", assistant_close="<reserved_103>")
+    parameters = training("05_dpo", allow_high_lr=True)
+    if asks.startswith("r"):
+        made = params.load("08_rlhf", {"finetuning": "lora"}).model_dump(mode="json")
+        parameters = SimpleNamespace(**made | made["rl"])
+    data = {"data": tmp_path / "rows.jsonl", "sft": tmp_path / "rows.jsonl", "base": tiny_model_dir}
+    job = trainings.job(parameters, tmp_path, tiny_model_dir, template, policy=tiny_model_dir, **data)
+    if asks == "base_answer":
+        parameters.constructed = {"strategies": {"base_answer": 2}, "rules": [], "given": False, "heldout_share": 0.0}
+        construction.work(job)
+    elif asks == "rl":
+        own, judge = fit.prepare_model(parameters, tiny_model_dir), load_model(tiny_model_dir)
+        trainer = rl.make_trainer(job, *own, [[7]] * 8, judge)
+        trainer._generate_single_turn([[7]])
+    elif asks == "rejection sampling":
+        parameters.round = 1
+        list(rejection._answers(job, {"0-2": rows[:2]}))
+    else:
+        trainings.left(parameters, tiny_model_dir, tmp_path)
+        files.write_json(tmp_path / "facts.json", {"alarms": [], "steps_planned": 1})
+        files.write_text(tmp_path / "log.jsonl", "")
+        dpo.score(job)
+    end = load_tokenizer(tiny_model_dir).convert_tokens_to_ids("<reserved_103>")
+    assert stops and all(ends == {end} for ends in stops)

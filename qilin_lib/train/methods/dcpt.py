@@ -23,7 +23,7 @@ from qilin_lib.progress import live_line
 from qilin_lib.runs import Stage
 from qilin_lib.tokens import corpus, pack, store
 from qilin_lib.tokens.pack import Blocks, load_blocks
-from qilin_lib.tokens.template import IGNORE
+from qilin_lib.tokens.template import IGNORE, text_begin
 from qilin_lib.train import fit as shared
 from qilin_lib.train import job as jobs
 from qilin_lib.train.heldout import documents, label_count, measured
@@ -101,8 +101,8 @@ def score(job: SimpleNamespace) -> None:
 
 
 def scored_characters(texts: list[str], tokenizer: Any, max_length: int) -> list[int]:
-    """Characters of each text that tokens 2 to `max_length` complete: those of the first token are never predicted. A
-    character spelled in several byte tokens counts with the last of them."""
+    """Characters of each text that tokens 2 to `max_length` of `heldout.documents` complete: those of the first token
+    are never predicted. A character spelled in several byte tokens counts with the last of them."""
     if not texts:
         return []
 
@@ -112,7 +112,8 @@ def scored_characters(texts: list[str], tokenizer: Any, max_length: int) -> list
 
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     pairs = zip(texts, encoded["offset_mapping"], strict=True)
-    return [completed(text, spans, max_length) - completed(text, spans, 1) for text, spans in pairs]
+    begun = len(text_begin(tokenizer))
+    return [completed(text, spans, max_length - begun) - completed(text, spans, 1 - begun) for text, spans in pairs]
 
 
 def learnable(*parts: Blocks) -> list[int]:
@@ -169,10 +170,15 @@ def prepare(stage: Stage, weights: Path) -> Path:
         )
     tokenizer, how = load_tokenizer(weights), files.read_json(tokens / "packing.json")
     own = store.temporary(chosen, tokenizer)
-    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
-    length = corpus.stream_length(own.lengths())
-    form = (how["block_size"], eos, eos if pad is None else pad, how["packing"])
+    eos, pad, begin = tokenizer.eos_token_id, tokenizer.pad_token_id, text_begin(tokenizer)
+    length = corpus.stream_length(own.lengths(), begin)
+    form = (how["block_size"], eos, eos if pad is None else pad, how["packing"], begin)
     useful = pack.write(target, (row["text"] for row in own), length, *form)
-    said = {"conversations": len(chosen), "of": len(rows), "tokens": length - len(chosen), "tokens_with_loss": useful}
+    said = {
+        "conversations": len(chosen),
+        "of": len(rows),
+        "tokens": int(own.lengths().sum()),
+        "tokens_with_loss": useful,
+    }
     files.write_json(target.with_suffix(".json"), said)
     return target

@@ -59,7 +59,8 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
 
     `label_smoothing` is the share of flipped labels that robust DPO assumes (Chowdhury et al. 2024, arXiv 2403.00409),
     not cDPO's. `rpo_alpha` adds that multiple of the mean negative log-likelihood of a batch's chosen tokens (after
-    Pang et al. 2024, arXiv 2404.19733, Eq. 1). TRL's default would switch off `lora_dropout` without a word.
+    Pang et al. 2024, arXiv 2404.19733, Eq. 1). TRL's defaults would switch off `lora_dropout` without a word, and add
+    what balances the experts of a mixture, which no stage before learned.
     """
     preference = "robust" if parameters.label_smoothing else "sigmoid"
     return {
@@ -67,6 +68,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
         "beta": parameters.beta,
         "label_smoothing": parameters.label_smoothing,
         "max_length": None,
+        "router_aux_loss_coef": 0.0,
         "loss_type": [preference, "sft"] if parameters.rpo_alpha else [preference],
         "loss_weights": [1.0, parameters.rpo_alpha] if parameters.rpo_alpha else None,
         "disable_dropout": False,
@@ -197,7 +199,7 @@ def step_zero(trainer: Any, held: list[Pair], expected: float | None) -> dict[st
 def score(job: SimpleNamespace) -> None:
     """Score and sample reference and policy on held-out pairs: behaviour.json, alarms in facts.json, heldout.json:
     log-probabilities of the answers, {reference|policy}_{chosen|rejected}, also unquantised_..., and tokens."""
-    p, tokenizer = job.parameters, load_tokenizer(job.paths.weights)
+    p, tokenizer = job.parameters, job.template.ending(load_tokenizer(job.paths.weights))
     lines, held, _ = heldout_pairs(job, tokenizer)
     # An answer of any length must fit behind them.
     room = shared.reads(job.paths.weights) - p.max_target_length

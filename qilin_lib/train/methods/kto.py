@@ -26,6 +26,7 @@ def arguments(parameters: Any, out: Path) -> dict[str, Any]:
         "per_device_eval_batch_size": size,
         "beta": parameters.beta,
         "max_length": None,
+        "router_aux_loss_coef": 0.0,
         "disable_dropout": False,
         "train_sampling_strategy": "sequential",
     }

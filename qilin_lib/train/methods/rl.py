@@ -28,8 +28,9 @@ from qilin_lib.train import launch, pairs, sampling
 from qilin_lib.train.methods import METHODS, reward
 
 # Where the papers differ from TRL's defaults: its GRPO would divide by the tokens of the batch (DAPO) and weigh the KL
-# term by the ratio.
-SETTINGS: dict[str, dict[str, Any]] = {"rloo": {}, "grpo": {"loss_type": "grpo", "use_bias_correction_kl": False}}
+# term by the ratio; both would add what balances the experts of a mixture.
+PLAIN: dict[str, Any] = {"router_aux_loss_coef": 0.0}
+SETTINGS = {"rloo": PLAIN, "grpo": PLAIN | {"loss_type": "grpo", "use_bias_correction_kl": False}}
 
 
 def train(stage: Stage) -> dict[str, Any] | None:
@@ -44,9 +45,10 @@ def train(stage: Stage) -> dict[str, Any] | None:
 def questions(
     rows: Iterable[dict[str, Any]], template: Template, tokenizer: Any, parameters: Any, context: float
 ) -> tuple[list[list[int]], int]:
-    """(token ids of each prompt up to the opening of the answer, how many leave no room for an answer in `context`)."""
+    """(token ids of each prompt up to the opening of the answer, how many leave no room for an answer and its end in
+    `context`)."""
     made = [pairs.encoded(row["prompt"], template, tokenizer, parameters, opened=True) for row in rows]
-    asked = [ids for ids in made if len(ids) + parameters.max_target_length <= context]
+    asked = [ids for ids in made if len(ids) + parameters.max_target_length < context]
     return asked, len(made) - len(asked)
 
 
@@ -121,7 +123,7 @@ def make_trainer(job: SimpleNamespace, model: Any, tokenizer: Any, asked: list[l
         reward_funcs=reward_function(judge, p.batch_size),
         args=settings,
         train_dataset=Dataset.from_list([{"prompt": ids} for ids in asked]),
-        processing_class=tokenizer,
+        processing_class=job.template.ending(tokenizer),
     )
     shared.without_copy(model, p)
     return trainer
