@@ -10,7 +10,7 @@ capitals" takes them all. Here a reply is read in these steps.
 4. The last mention called the answer counts, unless it leaves two ("A或B") or contradicts the first words of the reply
    without taking them back. A refusal without such a mention is no answer.
 5. Then, in this order: all options but those set apart ("其余均对") or struck out; all, if a reply says so; the letters
-   that a reply begins with; the last conclusion ("因此", "的是"); what is said to fit the question; what is called
+   that a reply begins with, or that are its last line; the last conclusion ("因此", "的是"); what is said to fit the question; what is called
    right, or of a list the one whose verdict is not that of the others; what the case is said to fit; the one that a
    short reply names; what its question asks for (`stem`).
 Nothing found, or more than one letter for a single-answer item: None, never a guess.
@@ -54,6 +54,10 @@ _BEGINS = re.compile(
     rf"(?=$|[^\w\s:{MARK}]|\s+[-–—]\s|\s*\n|\s*\(|\s+(?:解释|解析|因为|理由|正确|是)|\s*$)"
 )
 
+# A last line of a mention alone, or behind a word or two: "✅ C", "选项：C".
+_CLOSES = re.compile(rf"\n[^\w\n{MARK}]*(?:[^\W\d]{{1,6}}[^\w\n{MARK}]*:)?[^\w\n{MARK}]*{MARK}[^\w\n{MARK}]{{0,3}}\Z")
+_ALONE = re.compile(rf"^[^\w\n{MARK}]*{MARK}[^\w\n{MARK}]*$", re.MULTILINE)
+
 
 class Said(NamedTuple):
     """A mention, what stands before it in its sentence (which starts at `sentence`) and what follows; `open`: whether
@@ -83,7 +87,12 @@ class Said(NamedTuple):
     @property
     def dismissed(self) -> bool:
         """Whether it is rejected, or the verdict that ends its clause is a bad one."""
-        return self.rejected or _verdict(_CLAUSE.split(self.after, maxsplit=1)[0]) is False
+        return self.rejected or self.verdict is False
+
+    @property
+    def verdict(self) -> bool | None:
+        """The verdict that ends its clause."""
+        return _verdict(_CLAUSE.split(self.after, maxsplit=1)[0])
 
 
 def extract_letters(text: str, options: Options, multiple: bool, cut: bool = False, question: str = "") -> str | None:
@@ -112,7 +121,8 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool, question: st
     said = list(_said(text, found, not CUES.negative.search(question) if question else None))
     decided = _last(said, "answers", multiple)
     if decided is not None:
-        return "" if _contradicted(text, said, decided) else decided
+        undecided = not multiple and any(both.end() > text.rfind(MARK) for both in CUES.both.finditer(text))
+        return "" if undecided or _contradicted(text, said, decided) else decided
     if cut or CUES.refuses.search(text) or not multiple and CUES.both.search(text):
         return ""
     # CMExam may have several right answers to any question, but most ask for one.
@@ -138,6 +148,7 @@ def _proposals(
     if multiple and CUES.every.search(text) and not CUES.rest.search(text) and not denied:
         yield "every", "".join(options)
     yield "opening", _opening(text, said)
+    yield "closing", _closing(text, said)
     yield "concludes", _last(said, "concludes", multiple) or ""
     yield "sought", _called(said, "sought", multiple)
     yield "judged", _judged(text, said, options, multiple, negative(question))
@@ -191,6 +202,7 @@ def _contradicted(text: str, said: list[Said], decided: str) -> bool:
         if (
             answers
             and not one.rejected
+            and not (one.right is False and one.verdict)
             and one.mention.own
             and (
                 not set(one.letters) & set(decided)
@@ -290,6 +302,13 @@ def _opening(text: str, said: list[Said]) -> str:
     ):
         return ""
     return said[0].letters if said[0].mention.own and said[0].mention.sure else ""
+
+
+def _closing(text: str, said: list[Said]) -> str:
+    """Letters that are the last line, unless that ends a list of the options."""
+    if not _CLOSES.search(text) or not said[-1].open or said[-1].rejected or len(_ALONE.findall(text)) > 1:
+        return ""
+    return said[-1].letters if said[-1].mention.own and said[-1].mention.sure else ""
 
 
 def _named(text: str, said: list[Said]) -> str:
