@@ -10,9 +10,9 @@ capitals" takes them all. Here a reply is read in these steps.
 4. The last mention called the answer counts, unless it leaves two ("A或B") or contradicts the first words of the reply
    without taking them back. A refusal without such a mention is no answer.
 5. Then, in this order: all options but those set apart ("其余均对") or struck out; all, if a reply says so; the letters
-   that a reply begins with, or that are its last line; the last conclusion ("因此", "的是"); what is said to fit the question; what is called
-   right, or of a list the one whose verdict is not that of the others; what the case is said to fit; the one that a
-   short reply names; what its question asks for (`stem`).
+   that a reply begins with, or that are its last line; the last conclusion ("因此", "的是"); what is said to fit the
+   question; what is called right, or of a list the one whose verdict is not that of the others; what the case is said
+   to fit; the one that a short reply names; what its question asks for (`stem`).
 Nothing found, or more than one letter for a single-answer item: None, never a guess.
 """
 
@@ -119,11 +119,11 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool, question: st
     short = len(text) <= SHORT and text.count("。") < 3 and not cut
     text, found = marked(text, options)
     said = list(_said(text, found, not CUES.negative.search(question) if question else None))
+    undecided = not multiple and any(both.end() > text.rfind(MARK) for both in CUES.both.finditer(text))
     decided = _last(said, "answers", multiple)
     if decided is not None:
-        undecided = not multiple and any(both.end() > text.rfind(MARK) for both in CUES.both.finditer(text))
         return "" if undecided or _contradicted(text, said, decided) else decided
-    if cut or CUES.refuses.search(text) or not multiple and CUES.both.search(text):
+    if cut or undecided or CUES.refuses.search(text):
         return ""
     # CMExam may have several right answers to any question, but most ask for one.
     lone = not multiple or not several(question)
