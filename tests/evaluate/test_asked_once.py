@@ -134,3 +134,20 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
     for task, again in zip(scales, plan.read(tmp_path / "09", KINDS), strict=True):
         assert (again.items, again.forms, again.settings) == (task.items, task.forms, task.settings)
         assert again.scale.model_dump() == task.scale.model_dump()
+
+
+def test_letters_that_a_server_scored_are_not_taken_for_written_ones(
+    raw_dir: Path, params: SimpleNamespace, template: Any, tmp_path: Path
+) -> None:
+    """`logprobs` of a line moved: prompts, model and server are the same."""
+    params.benchmarks, params.protocols = ["ceval"], ["fixed"]
+    (task,) = [task for task in prepare(raw_dir, params) if task.name == "ceval"]
+    path, how = predictions(tmp_path, "fixed", "ceval", "gpt"), []
+    for scores in (True, False):
+        backend = Writer(lambda messages: "答案：B", template=template)
+        backend.likelihood = scores
+        backend.choice_logprobs = lambda prompts, choices: [dict.fromkeys(choices, -1.0) for _ in prompts]
+        answering.answer(task, "gpt", backend, 0, path)
+        answering.store.finish(path, [item.id for item in task.items])
+        how.append({record["scoring"] for record in read_jsonl(path)})
+    assert how == [{"likelihood"}, {"generate"}]
