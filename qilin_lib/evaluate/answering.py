@@ -94,7 +94,7 @@ def answer(task: Task, model: str, backend: Any, shots: int, path: Path, share: 
         return
     prompts = dict(zip([item.id for item in task.items], task.prompts(task.items, backend, shots), strict=True))
     key = _key(task, list(prompts.values()), backend)
-    finished = store.complete(path, key) or store.reuse(path, key)
+    finished = store.there(path, key)
     # Of what other processes answer too nothing is opened anew: what vLLM refuses, it refuses again.
     again = share.errors_again and backend.tokenizer is None
     if finished and not (again and store.reopen(path, key)):
@@ -209,6 +209,8 @@ def _key(task: Task, asked: Sequence[Prompt], backend: Any) -> str:
         items,
         stop,
         *([] if exact else [backend.batch_size]),
+        # A line at an endpoint says whether its letters are scored, by the same model after the same prompts.
+        *(["likelihood"] if backend.tokenizer is None and task.likelihood and backend.likelihood else []),
         *([asdict(replace(asking(backend), passages=None))] if asking(backend) != AS_IT_COMES else []),
     ]
     return sha256_text(json.dumps(parts, ensure_ascii=False))

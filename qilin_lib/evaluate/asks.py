@@ -20,6 +20,7 @@ import pandas as pd
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate.intervals import percentiles, resample_counts
+from qilin_lib.evaluate.replies import spoken
 from qilin_lib.train.questions import is_question
 
 BENCHMARKS = ("cmtmedqa", "meddialog", "mc")
@@ -31,7 +32,9 @@ def scores(records: Sequence[dict[str, Any]], resamples: int = RESAMPLES, seed: 
 
     The intervals are 95 % bootstraps over turns.
     """
-    asked = np.array([[is_question(row["reference"]), is_question(row["output"])] for row in records], dtype=bool)
+    asked = np.array(
+        [[is_question(row["reference"]), is_question(spoken(row["output"]))] for row in records], dtype=bool
+    )
     doctor, model = asked.reshape(-1, 2).T
     both = doctor & model
     found: dict[str, Any] = {"n": len(records), "doctor": int(doctor.sum()), "model": int(model.sum())}

@@ -35,6 +35,16 @@ def complete(path: Path, key: str) -> bool:
     return known["key"] == key and known["sha256"] == sha256_file(path)
 
 
+def there(path: Path, key: str) -> bool:
+    """Whether the finished file of `key` is here, or was in a stage moved aside and now is."""
+    if not (complete(path, key) or reuse(path, key)):
+        return False
+    # What an attempt of another key left unfinished would be taken for this file's.
+    for part in _parts(path):
+        part.unlink(missing_ok=True)
+    return True
+
+
 def reuse(path: Path, key: str) -> bool:
     """Whether a stage that was moved aside holds the finished file of `key`; then it is here too."""
     out_dir = path.parents[3]
