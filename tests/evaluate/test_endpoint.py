@@ -315,7 +315,7 @@ def test_letters_are_scored_by_a_servers_log_probabilities(server: Faulty, backe
     server.reply = lambda request, number: (200, {"choices": [{"logprobs": found}]})
     asked = backend(logprobs=True, template=template)
     assert asked.likelihood and asked.choice_logprobs([ask("q")], "ABCD") == [
-        {"A": -1.5, "B": -9.0, "C": -0.5, "D": -9.0}
+        {"A": -1.5, "B": -4.0, "C": -0.5, "D": -4.0}
     ]
     (unknown,) = asked.choice_logprobs([ask("q")], "XY")
     assert unknown.finish == ERROR and "none of X, Y is among the 20 likeliest" in unknown.error
