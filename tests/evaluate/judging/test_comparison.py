@@ -77,6 +77,20 @@ def test_the_control_judges_follow_length_and_order():
         assert [kinds.CONTROLS[name](one).text for one in asked] == [SAYS[judge(one)] for one in asked]
 
 
+def test_pairs_of_one_item_are_one_draw_of_how_far_the_orders_agree():
+    """Five models' ten pairs of an item say the same as two models' one."""
+
+    def judge(asked):
+        kind = int(asked.about["item"][1:]) % 4
+        return WIN if kind == 0 or (kind < 3) == (asked.about["order"] == "ab") else LOSS
+
+    two, five = (
+        comparison.controls(judged_by(judge, games(40, models)), 300, 1).iloc[-1] for models in ("甲乙", "甲乙丙丁戊")
+    )
+    assert (two["n"], five["n"]) == (40, 400)
+    assert five[["share", "low", "high"]].tolist() == pytest.approx(two[["share", "low", "high"]].tolist())
+
+
 def test_a_judgment_is_kept_whole_and_an_error_is_no_verdict():
     first, second = games(1)
     kept = verdicts.record(second, "judge", Reply("回答1更好"), PAIRS.read(second, "回答1更好"))
