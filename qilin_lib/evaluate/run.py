@@ -49,7 +49,9 @@ def evaluate(stage: Stage, show: Show | None = None, tasks: Sequence[Task] | Non
             for name in scores[task.name] if task.name == "ceval" and whole else ():
                 target = stage.dir / "submission" / task.protocol / f"{name}.json"
                 ceval.write_submission(read_records(task, name, stage.dir), target)
-        return scores | ({"judged": judging.judge(stage, usable, failed, show)} if parameters.judge else {})
+        judged = {"judged": judging.judge(stage, usable, failed, show)} if parameters.judge else {}
+        # A judge has its bill, too.
+        return scores | judged | {"usage": _usage(stage.dir)}
 
     show = show or live_line()
     if parameters.judge:
@@ -95,9 +97,12 @@ def score(
             pairs += compare(task.name, tables, params.bootstrap_resamples, params.seed, ["base", *params.chain])
         for name, value in _settings(task, records).items():
             beside[name][task.name] = value
-    usage = {path.stem: files.read_json(path) for path in sorted(Path(out_dir).glob("usage/*.json"))}
-    more = {"paired": adjust(pairs), "usage": usage, "tokenisation": params.tokenisation, "protocol": FIXED}
+    more = {"paired": adjust(pairs), "usage": _usage(out_dir), "tokenisation": params.tokenisation, "protocol": FIXED}
     return scores | beside | more
+
+
+def _usage(out_dir: str | Path) -> dict[str, Any]:
+    return {path.stem: files.read_json(path) for path in sorted(Path(out_dir).glob("usage/*.json"))}
 
 
 def _settings(task: Task, records: dict[str, list[dict]]) -> dict[str, Any]:
