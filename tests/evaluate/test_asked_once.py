@@ -92,6 +92,25 @@ def test_a_server_is_asked_by_one_process_alone_also_for_what_it_refused(
     assert read_json(tmp_path / "06_eval.old-1" / "usage" / "gpt.json") == {"requests": 3}
 
 
+def test_a_bill_is_on_disk_as_it_grows_since_a_kill_writes_nothing(
+    raw_dir: Path, params: SimpleNamespace, template: Any, tmp_path: Path
+) -> None:
+    params.benchmarks, params.protocols = ["huatuo"], ["fixed"]
+    (task,) = [task for task in prepare(raw_dir, params) if task.name == "huatuo"]
+    path, seen = tmp_path / "usage" / "gpt.json", []
+
+    class Watched(Server):
+        def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
+            seen.append(read_json(path) if path.exists() else None)
+            return super().generate(prompts, max_new_tokens)
+
+    for _ in range(2):
+        answering.answer_all([task], {"gpt": lambda: Watched(template)}, {"gpt": 0}, tmp_path)
+        for part in (tmp_path / "predictions" / "fixed" / "huatuo").iterdir():
+            part.unlink()
+    assert seen == [None, {"requests": 2}, {"requests": 3}, {"requests": 5}] and read_json(path) == {"requests": 6}
+
+
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> Counter:
     """How often each file was opened by name."""
