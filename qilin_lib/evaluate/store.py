@@ -92,11 +92,17 @@ def failures(out_dir: str | Path) -> dict[str, str]:
     return {path.stem: read_json(path) for path in sorted(Path(out_dir).glob("failures/*.json"))}
 
 
-def add_usage(out_dir: str | Path, model: str, usage: dict[str, Any]) -> None:
-    """A server's bill is the sum over all attempts: what one attempt paid for, the next finds in its cache."""
+def bill(out_dir: str | Path, model: str, usage: Callable[[], dict[str, Any]]) -> Callable[[], None]:
+    """What writes a server's bill: the sum over all attempts, of this one `usage()` so far. What one attempt paid for,
+    the next finds in its cache."""
     path = Path(out_dir) / "usage" / f"{model}.json"
     before = read_json(path) if path.exists() else {}
-    write_json(path, {name: None if more is None else more + (before.get(name) or 0) for name, more in usage.items()})
+
+    def write() -> None:
+        counts = usage().items()
+        write_json(path, {name: None if more is None else more + (before.get(name) or 0) for name, more in counts})
+
+    return write
 
 
 def kept(path: Path, key: str) -> dict[str, dict]:
