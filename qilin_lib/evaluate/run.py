@@ -54,6 +54,7 @@ def evaluate(stage: Stage, show: Show | None = None, tasks: Sequence[Task] | Non
         return scores | judged | {"usage": _usage(stage.dir)}
 
     show = show or live_line()
+    evidence.check(parameters)
     if parameters.judge:
         judging.check(parameters)
     return evaluated(stage, show, lambda: items(stage) if tasks is None else tasks, scored)
