@@ -17,7 +17,7 @@ import yaml
 
 from qilin_lib import params
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import asking, attitude_scores, attitudes, models, scales
+from qilin_lib.evaluate import asking, attitude_scores, attitudes, models, scales, store
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.benchmarks import attitudes as forms
 from qilin_lib.evaluate.replies import Reply
@@ -386,7 +386,9 @@ def test_a_model_that_failed_at_one_protocol_is_named_though_it_finished_the_oth
     load = models.loaders(stage, "cpu")
     answer_all([first, *others], load, {"base": 0}, tmp_path)
     answer_all(others, {"gone": load["base"]}, {"gone": 0}, tmp_path)
+    store.bill(tmp_path, "gone", lambda: {"requests": 3})()
     scores = attitudes.score([first, *others], ["base", "gone"], tmp_path, stage.parameters, {"gone": "status 401"})
+    assert scores["usage"] == {"gone": {"requests": 3}}, "what it has cost"
     assert scores["unfinished"] == {"invented": {"gone": "status 401"}}
     assert [list(scores["models"][task.protocol]["invented"]) for task in (first, *others)] == [
         ["base"],

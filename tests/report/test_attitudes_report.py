@@ -144,6 +144,13 @@ def test_items_subscales_and_differences(scores: dict[str, Any], stage: Any) -> 
     assert list(tables_of(stage))[1:] == ["Mean points by item (reply read)"]
 
 
+def test_the_page_says_what_servers_were_asked(scores: dict[str, Any], stage: Any) -> None:
+    billed = scores | {"usage": {"sft": {"requests": 48, "cost": 0.5}}}
+    (stage.dir / "scores.json").write_text(json.dumps(billed), encoding="utf-8")
+    (table,) = report.sections(stage)[-2].parts
+    assert row(table, SFT) == {"Model": SFT, "requests": "48", "cost": "0.5000"}
+
+
 def test_the_page_is_written_with_the_authors_own_totals(stage: Any, tmp_path: Path) -> None:
     made = report.sections(stage)
     assert [section.title for section in made] == [
