@@ -7,9 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from qilin_lib import files
 from qilin_lib.chains import BUILD
-from qilin_lib.evaluate import evidence
+from qilin_lib.evaluate import evidence, store
 from qilin_lib.evaluate.asking import evaluated, read_records, scored_records
 from qilin_lib.evaluate.benchmarks import PAPER, ceval, prepare
 from qilin_lib.evaluate.items import there
@@ -51,7 +50,7 @@ def evaluate(stage: Stage, show: Show | None = None, tasks: Sequence[Task] | Non
                 ceval.write_submission(read_records(task, name, stage.dir), target)
         judged = {"judged": judging.judge(stage, usable, failed, show)} if parameters.judge else {}
         # A judge has its bill, too.
-        return scores | judged | {"usage": _usage(stage.dir)}
+        return scores | judged | {"usage": store.bills(stage.dir)}
 
     show = show or live_line()
     evidence.check(parameters)
@@ -98,12 +97,13 @@ def score(
             pairs += compare(task.name, tables, params.bootstrap_resamples, params.seed, ["base", *params.chain])
         for name, value in _settings(task, records).items():
             beside[name][task.name] = value
-    more = {"paired": adjust(pairs), "usage": _usage(out_dir), "tokenisation": params.tokenisation, "protocol": FIXED}
+    more = {
+        "paired": adjust(pairs),
+        "usage": store.bills(out_dir),
+        "tokenisation": params.tokenisation,
+        "protocol": FIXED,
+    }
     return scores | beside | more
-
-
-def _usage(out_dir: str | Path) -> dict[str, Any]:
-    return {path.stem: files.read_json(path) for path in sorted(Path(out_dir).glob("usage/*.json"))}
 
 
 def _settings(task: Task, records: dict[str, list[dict]]) -> dict[str, Any]:

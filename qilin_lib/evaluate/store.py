@@ -105,6 +105,11 @@ def bill(out_dir: str | Path, model: str, usage: Callable[[], dict[str, Any]]) -
     return write
 
 
+def bills(out_dir: str | Path) -> dict[str, dict[str, Any]]:
+    """{model: what its server counted}."""
+    return {path.stem: read_json(path) for path in sorted(Path(out_dir).glob("usage/*.json"))}
+
+
 def kept(path: Path, key: str) -> dict[str, dict]:
     """Records by id that the parts of an unfinished file already hold under `key`, whichever process wrote them."""
     found: dict[str, dict] = {}
