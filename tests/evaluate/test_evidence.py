@@ -93,6 +93,12 @@ def test_what_an_item_is_shown_is_found_once_with_its_controls(run: SimpleNamesp
     assert (run.dir / "evidence" / "cmexam.jsonl").read_bytes() == before
 
 
+def test_no_index_is_made_where_none_of_its_benchmarks_is_asked(run: SimpleNamespace, tmp_path: Any) -> None:
+    told: list[str] = []
+    assert evidence.prepare(run, {"huatuo": [replace(ITEM, benchmark="huatuo")]}, told.append) == {}
+    assert told == ["retrieval: none of its benchmarks is asked: cmexam"] and not (tmp_path / "cache").exists()
+
+
 def test_the_query_is_the_question_alone(run: SimpleNamespace) -> None:
     found = evidence.search_in(run.run_dir, run.parameters.retrieval, lambda line: None)
     options = replace(ITEM, options={"A": "高血压要限盐", "B": "骨折要固定"})
