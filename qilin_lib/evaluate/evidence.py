@@ -69,13 +69,17 @@ def check(parameters: Any) -> None:
 def prepare(stage: Stage, asked: dict[str, Sequence[Item]], show: Show) -> dict[str, Any]:
     """Find the passages of all items of the benchmarks `asked`, {benchmark: items}; returns the index's facts.
 
-    {} without `retrieval`. QilinError for a corpus of it that gives nothing.
+    {} where nothing is asked so. QilinError for a corpus of it that gives nothing.
     """
     own = getattr(stage.parameters, "retrieval", None)
     if own is None:
         return {}
+    mine = {benchmark: asked[benchmark] for benchmark in own.benchmarks if benchmark in asked}
+    if not mine:
+        show(f"retrieval: none of its benchmarks is asked: {', '.join(own.benchmarks)}")
+        return {}
     found, recall = search_in(stage.run_dir, own, show), {}
-    for benchmark, items in ((name, items) for name, items in asked.items() if name in own.benchmarks):
+    for benchmark, items in mine.items():
         rows = []
         for number, item in enumerate(items, start=1):
             draw = random.Random(f"{stage.parameters.seed} {item.id}")
