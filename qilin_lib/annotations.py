@@ -1,8 +1,8 @@
-"""What a parameter's field says of itself: its choices, its meaning in one line, its line in a notebook's cell."""
+"""What a parameter's field says of itself: its choices, its meaning in one line."""
 
 from __future__ import annotations
 
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -35,12 +35,3 @@ def describe(field: FieldInfo) -> str:
     listed = " | ".join(words) + ": " if 0 < len(words) < 8 else ""
     known = field.json_schema_extra or "paper" in field.description.lower()
     return f"{listed}{field.description}{'' if known else SILENT}"
-
-
-def cell_line(model: type[BaseModel], name: str) -> str:
-    """The line of a parameter in a notebook's parameters cell, as papermill's own inspection reads it."""
-    kinds = [kind for kind in members(model.model_fields[name].annotation) if kind is not NoneType]
-    names = [str if get_origin(kind) is Literal else get_origin(kind) or kind for kind in kinds]
-    types = "|".join(dict.fromkeys("dict" if issubclass(kind, BaseModel) else kind.__name__ for kind in names))
-    default = '"smoke"' if name == "profile" else None
-    return f"{name} = {default}  # type: {types} {describe(model.model_fields[name])}"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, Literal, get_origin
 
 import nbformat
 import papermill
@@ -31,6 +32,15 @@ def refusal(notebook: str, **overrides: Any) -> str:
 
 def baseline(**values: Any) -> dict[str, Any]:
     return {"baselines": {"mine": {"model": "base", **values}}}
+
+
+def cell_line(model: type[BaseModel], name: str) -> str:
+    """The line of a parameter in a notebook's parameters cell, as papermill's own inspection reads it."""
+    kinds = [kind for kind in annotations.members(model.model_fields[name].annotation) if kind is not NoneType]
+    names = [str if get_origin(kind) is Literal else get_origin(kind) or kind for kind in kinds]
+    types = "|".join(dict.fromkeys("dict" if issubclass(kind, BaseModel) else kind.__name__ for kind in names))
+    default = '"smoke"' if name == "profile" else None
+    return f"{name} = {default}  # type: {types} {annotations.describe(model.model_fields[name])}"
 
 
 # --- one description, and what comes of it ----------------------------------------------------------------------------
@@ -62,7 +72,7 @@ def test_the_parameters_cell_says_what_the_schema_says(notebook: str) -> None:
     content = nbformat.read(NOTEBOOKS / f"{notebook}.ipynb", as_version=4)
     cell = next(cell.source for cell in content.cells if "parameters" in cell.metadata.get("tags", []))
     model = SECTIONS[notebook][1]
-    assert cell.splitlines() == [annotations.cell_line(model, line.split(" = ")[0]) for line in cell.splitlines()]
+    assert cell.splitlines() == [cell_line(model, line.split(" = ")[0]) for line in cell.splitlines()]
 
 
 def test_a_choice_names_its_choices_and_what_the_paper_says() -> None:

@@ -77,24 +77,39 @@ def answer_all(
 def _answer_of_one(
     tasks: Sequence[Task], name: str, backend: Any, shots: int, out_dir: str | Path, share: Share
 ) -> None:
+    paid = store.bill(out_dir, name, backend.usage) if share.rank == 0 and hasattr(backend, "usage") else _nothing
     try:
         for task in tasks:
-            answer(task, name, backend, shots, store.predictions(out_dir, task.protocol, task.name, name), share)
+            answer(task, name, backend, shots, store.predictions(out_dir, task.protocol, task.name, name), share, paid)
     finally:
-        if share.rank == 0 and hasattr(backend, "usage"):
-            store.add_usage(out_dir, name, backend.usage())
+        paid()
         if hasattr(backend, "close"):
             backend.close()
 
 
-def answer(task: Task, model: str, backend: Any, shots: int, path: Path, share: Share = Share()) -> None:
-    """Append this process's records of one task to its part of `path`; a chunk counts only as a whole."""
+def _nothing() -> None:
+    """Who asks no server has no bill."""
+
+
+def answer(
+    task: Task,
+    model: str,
+    backend: Any,
+    shots: int,
+    path: Path,
+    share: Share = Share(),
+    paid: Callable[[], None] = _nothing,
+) -> None:
+    """Append this process's records of one task to its part of `path`; a chunk counts only as a whole.
+
+    `paid()` after each, since a killed process writes nothing more.
+    """
     # A server answers many at once by itself, and one process keeps to its limit of requests.
     if backend.tokenizer is None and share.rank:
         return
     prompts = dict(zip([item.id for item in task.items], task.prompts(task.items, backend, shots), strict=True))
     key = _key(task, list(prompts.values()), backend)
-    finished = store.complete(path, key) or store.reuse(path, key)
+    finished = store.there(path, key)
     # Of what other processes answer too nothing is opened anew: what vLLM refuses, it refuses again.
     again = share.errors_again and backend.tokenizer is None
     if finished and not (again and store.reopen(path, key)):
@@ -110,6 +125,7 @@ def answer(task: Task, model: str, backend: Any, shots: int, path: Path, share: 
 
     def told(left: int, _: int) -> None:
         nonlocal shown
+        paid()
         # Counting reads every part: after each chunk of a long benchmark that would be most of the reading.
         if share.progress and (left == 0 or time.monotonic() - shown >= 1):
             shown, done, total = time.monotonic(), store.count(path), len(items)
@@ -209,6 +225,8 @@ def _key(task: Task, asked: Sequence[Prompt], backend: Any) -> str:
         items,
         stop,
         *([] if exact else [backend.batch_size]),
+        # A line at an endpoint says whether its letters are scored, by the same model after the same prompts.
+        *(["likelihood"] if backend.tokenizer is None and task.likelihood and backend.likelihood else []),
         *([asdict(replace(asking(backend), passages=None))] if asking(backend) != AS_IT_COMES else []),
     ]
     return sha256_text(json.dumps(parts, ensure_ascii=False))

@@ -14,35 +14,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from qilin_lib import files, runs
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate.intervals import percentiles, resample_counts
+from qilin_lib.evaluate.intervals import wilson
+from qilin_lib.evaluate.replies import spoken
 from qilin_lib.train.questions import is_question
 
 BENCHMARKS = ("cmtmedqa", "meddialog", "mc")
-RESAMPLES, SEED = 1000, 0
 
 
-def scores(records: Sequence[dict[str, Any]], resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, Any]:
+def scores(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """{precision, recall, f1: (value, low, high) in percent, None without a case; n, doctor, model: turns that ask}.
 
-    The intervals are 95 % bootstraps over turns.
+    Wilson's 95 % intervals. F1 is 2J / (1 + J) of the share J of turns at which both ask, out of those where one does.
     """
-    asked = np.array([[is_question(row["reference"]), is_question(row["output"])] for row in records], dtype=bool)
-    doctor, model = asked.reshape(-1, 2).T
-    both = doctor & model
-    found: dict[str, Any] = {"n": len(records), "doctor": int(doctor.sum()), "model": int(model.sum())}
-    counts = resample_counts(len(records), resamples, seed)
-    parts = {"precision": (both, model), "recall": (both, doctor), "f1": (2 * both, 1 * model + doctor)}
-    for name, (part, whole) in parts.items():
-        found[name] = None
-        if whole.any():
-            drawn, drawn_of = counts @ part, counts @ whole
-            rates = 100 * drawn[drawn_of > 0] / drawn_of[drawn_of > 0]
-            found[name] = (float(100 * part.sum() / whole.sum()), *percentiles(rates))
+    said = [(is_question(row["reference"]), is_question(spoken(row["output"]))) for row in records]
+    both, doctor, model = sum(map(all, said)), sum(one for one, _ in said), sum(other for _, other in said)
+    found: dict[str, Any] = {"n": len(said), "doctor": doctor, "model": model}
+    for name, whole in {"precision": model, "recall": doctor, "f1": doctor + model - both}.items():
+        shares = (both / whole, *wilson(both / whole, whole)) if whole else ()
+        shares = [2 * share / (1 + share) if name == "f1" else share for share in shares]
+        found[name] = tuple(100 * share for share in shares) or None
     return found
 
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from qilin_lib.evaluate.intervals import LEAST, mean_of, percentiles, proportion, summary
+from qilin_lib.evaluate.intervals import LEAST, TINY, bonett_price, mean_of, percentiles, proportion, summary, wilson
 from qilin_lib.evaluate.scales import Scale
 
 # Limits of the controls, in percent. By choice: no source gives any.
@@ -80,8 +80,10 @@ def statistics(records: Sequence[dict], scale: Scale, resamples: int, seed: int)
     result: dict[str, Any] = {
         "scoring": ", ".join(sorted({record["scoring"] for record in records})),
         "authors": authors if form else None,
-        "total": _total(points, turned, *draws),
-        "subscales": {part: _total(points[own], turned[own], *draws) for part, own in members.items()},
+        "total": _total(points, turned, len(scale.options), *draws),
+        "subscales": {
+            part: _total(points[own], turned[own], len(scale.options), *draws) for part, own in members.items()
+        },
         "unparsed": summary(proportion(answers.content.ravel() == 0), *draws),
         **_chosen(answers),
         "agreement": _agreement(answers, ORDERS, *draws) | {"position_alone": _position_alone(answers)},
@@ -105,7 +107,13 @@ def difference(a: Sequence[dict], b: Sequence[dict], scale: Scale, resamples: in
     def gap(items: np.ndarray, orders: np.ndarray) -> np.ndarray:
         return len(scale.items) * (_mean(second, items, orders) - _mean(first, items, orders))
 
-    found = _crossed(gap, _turned(scale), first[0].shape[1], min(_answered(first), _answered(second)), resamples, seed)
+    answered, widest = min(_answered(first), _answered(second)), len(scale.items) * (len(scale.options) - 1)
+    found = _crossed(gap, _turned(scale), first[0].shape[1], answered, resamples, seed)
+    if _alike(found):
+        # As in `intervals.paired`: as if so large a share of the statements had changed.
+        share = found["value"] / widest
+        bounds = bonett_price(max(0.0, -share), max(0.0, share), answered)
+        found |= {name: widest * one for name, one in zip(("low", "high"), bounds, strict=True)}
     return {"difference": found.pop("value"), **found}
 
 
@@ -136,14 +144,24 @@ def _points(answers: Answers, scale: Scale) -> np.ndarray:
     return np.where(content > 0, points, np.nan)
 
 
-def _total(points: np.ndarray, turned: np.ndarray, resamples: int, seed: int) -> dict[str, Any]:
-    sums = _sums(points)
+def _total(points: np.ndarray, turned: np.ndarray, options: int, resamples: int, seed: int) -> dict[str, Any]:
+    sums, items = _sums(points), len(points)
 
-    def total(items: np.ndarray, orders: np.ndarray) -> np.ndarray:
-        return len(points) * _mean(sums, items, orders)
+    def total(drawn: np.ndarray, orders: np.ndarray) -> np.ndarray:
+        return items * _mean(sums, drawn, orders)
 
     found = _crossed(total, turned, points.shape[ORDERS], _answered(sums), resamples, seed)
+    if _alike(found):
+        # Statements that are all alike, as in `intervals.summary`: of points within bounds proportions spread the most.
+        share = (found["value"] / items - 1) / (options - 1)
+        bounds = wilson(share, _answered(sums))
+        found |= {name: items * (1 + (options - 1) * one) for name, one in zip(("low", "high"), bounds, strict=True)}
     return {"value": found.pop("value"), "n": _answered(sums), **found}
+
+
+def _alike(found: dict[str, float | None]) -> bool:
+    """Whether no draw differs, which says nothing of other statements."""
+    return found["low"] is not None and found["high"] - found["low"] < TINY
 
 
 def _sums(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import attitude_scores
+from qilin_lib.evaluate import attitude_scores, store
 from qilin_lib.evaluate.asking import evaluated, scored_records
 from qilin_lib.evaluate.benchmarks.attitudes import LABELS, Attitudes, prepare
 from qilin_lib.progress import Show
@@ -41,7 +41,7 @@ def score(
     failed: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """scores.json from the records alone: {"scales": facts, "models": protocol -> scale -> model -> numbers, "paired",
-    "unfinished": scale -> model -> why it has no number}.
+    "unfinished": scale -> model -> why it has no number, "usage": model -> what its server counted}.
 
     Makes the finished files out of what the processes wrote. Raises QilinError when a record is missing.
     """
@@ -57,4 +57,5 @@ def score(
         for a, b in itertools.combinations(answers, 2):
             gap = attitude_scores.difference(answers[a], answers[b], scale, params.bootstrap_resamples, params.seed)
             paired.append({"protocol": task.protocol, "scale": scale.name, "model_a": a, "model_b": b} | gap)
-    return {"scales": facts, "models": measured, "paired": paired, "unfinished": unfinished}
+    more = {"paired": paired, "unfinished": unfinished, "usage": store.bills(out_dir)}
+    return {"scales": facts, "models": measured} | more

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from functools import cached_property
+from operator import itemgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,9 @@ ROUNDS = 8
 TOP = 20
 """Likeliest tokens that a server names, the most that OpenAI's does."""
 # Servers call a regular end "stop", "eos", "end_turn", or nothing.
-ENDINGS = {"length": LENGTH, "max_tokens": LENGTH, "content_filter": ERROR}
+ENDINGS = dict.fromkeys(("length", "max_tokens", "model_length", "model_context_window_exceeded"), LENGTH)
+ENDINGS |= dict.fromkeys(("content_filter", "sensitive"), ERROR)
+FAULTS = (ERROR, "network_error")
 
 
 def connected(line: Baseline, threads: int) -> EndpointBackend:
@@ -104,7 +107,8 @@ class EndpointBackend:
         results: list[dict[str, float] | Reply] = []
         for answer in self._first_tokens(prompts):
             scores: dict[str, float] = {}
-            for token, logprob in answer.get("top", ()):
+            # Not every server names the likeliest first.
+            for token, logprob in sorted(answer.get("top", ()), key=itemgetter(1), reverse=True):
                 scores.setdefault(token.strip(), logprob)
             if scores.keys() & set(choices):
                 bound = min(scores.values())
@@ -120,12 +124,14 @@ class EndpointBackend:
         wanted = {"logprobs": True, "top_logprobs": TOP} if self._chat else {"logprobs": TOP}
 
         def likeliest(body: dict[str, Any]) -> Answer:
-            found = body["choices"][0].get("logprobs") or {}
-            if not found.get("content" if self._chat else "top_logprobs"):
-                raise Refused("an answer without log-probabilities")
+            places = (body["choices"][0].get("logprobs") or {}).get("content" if self._chat else "top_logprobs")
+            first = places[0] if places else {}
             if self._chat:
-                return {"top": [(one["token"], one["logprob"]) for one in found["content"][0]["top_logprobs"]]}
-            return {"top": sorted(found["top_logprobs"][0].items(), key=lambda pair: -pair[1])}
+                first = {one["token"]: one["logprob"] for one in first.get("top_logprobs", ())}
+            top = [*first.items()]
+            if not top or any(logprob is None for _, logprob in top):
+                raise Refused("an answer without log-probabilities")
+            return {"top": top}
 
         return self.server.ask(self._path, [self._body(prompt, 1) | wanted for prompt in prompts], likeliest)
 
@@ -187,7 +193,7 @@ class EndpointBackend:
             # A refusal is what the model says. A filter and thoughts up to the limit leave nothing, others are faults.
             text = message.get("refusal")
         finish = choice.get("finish_reason")
-        if finish == ERROR:
+        if finish in FAULTS:
             raise ValueError("a fault of the host behind the server")
         ended = ENDINGS.get(finish, STOP)
         if ended == ERROR and not text or ended == STOP and text is None:

@@ -65,6 +65,8 @@ _GAP = r"\s{0,20}"
 _SEPARATOR = rf"(?:{_GAP}+(?:[:：|=＝]|[-—–]{{1,20}}+>?|→)|[^\S\t]{{0,20}}+\t){_GAP}+"
 _LIST = re.compile("[、，,；;]")
 _LABELLED = re.compile(rf"([^\s:：|，,。；;、]{{1,10}}){_COLON}(\S.*)")
+# The asked form taken at its word.
+_ASKED = re.compile(rf"类型{_COLON}([^\n:：]{{1,20}}?)[\s，,；;、]{{1,5}}实体{_COLON}")
 _TYPE_KEYS = ("type", "类型", "label", "entity_type", "label_type", "category", "类别")
 _MENTION_KEYS = ("entity", "实体", "mention", "text", "name", "word", "value", "文本", "名称")
 
@@ -338,7 +340,7 @@ class _Reader:
         mark between them, else a type that is not known."""
         if isinstance(line, tuple):
             return [self.entry(*line)]
-        line = _BULLET.sub("", line).strip()
+        line = _ASKED.sub(r"\1：", _BULLET.sub("", line).strip())
         if _says_nothing(line):
             return [("none", None)]
         marks = list(self.typed.finditer(line))

@@ -56,20 +56,30 @@ def parts(name: str) -> tuple[str, str]:
     return (model, kind) if kind in (RETRIEVAL, RANDOM, GOLD) else (name, "")
 
 
+def check(parameters: Any) -> None:
+    """QilinError where `eval.retrieval` names a model or a corpus that is not there."""
+    own, names = parameters.retrieval, [*parameters.models, *parameters.baselines]
+    for model in (own and own.models) or ():
+        if model not in names:
+            raise QilinError(f"eval.retrieval.models: '{model}' is not asked here{nearest(model, names)}")
+    if own and own.corpus != "chimed":
+        passages.there(local(own.corpus))
+
+
 def prepare(stage: Stage, asked: dict[str, Sequence[Item]], show: Show) -> dict[str, Any]:
     """Find the passages of all items of the benchmarks `asked`, {benchmark: items}; returns the index's facts.
 
-    {} without `retrieval`. QilinError for a model or corpus of it that does not exist.
+    {} where nothing is asked so. QilinError for a corpus of it that gives nothing.
     """
     own = getattr(stage.parameters, "retrieval", None)
     if own is None:
         return {}
-    names = [*stage.parameters.models, *stage.parameters.baselines]
-    for model in own.models or ():
-        if model not in names:
-            raise QilinError(f"eval.retrieval.models: '{model}' is not asked here{nearest(model, names)}")
+    mine = {benchmark: asked[benchmark] for benchmark in own.benchmarks if benchmark in asked}
+    if not mine:
+        show(f"retrieval: none of its benchmarks is asked: {', '.join(own.benchmarks)}")
+        return {}
     found, recall = search_in(stage.run_dir, own, show), {}
-    for benchmark, items in ((name, items) for name, items in asked.items() if name in own.benchmarks):
+    for benchmark, items in mine.items():
         rows = []
         for number, item in enumerate(items, start=1):
             draw = random.Random(f"{stage.parameters.seed} {item.id}")

@@ -28,7 +28,7 @@ from qilin_lib import chains, files
 from qilin_lib.evaluate import intervals, store
 from qilin_lib.evaluate.asking import launched
 from qilin_lib.evaluate.backends import text_after
-from qilin_lib.evaluate.intervals import Statistic, mean_of, paired, proportion, studentised
+from qilin_lib.evaluate.intervals import Statistic, mean_of, paired, proportion
 from qilin_lib.evaluate.metrics import text_statistics
 from qilin_lib.evaluate.scores import adjust, same_items, summarise
 from qilin_lib.models.adapters import is_quantised, load_to_answer, trained, weights_sha256
@@ -319,21 +319,10 @@ def score(records: dict[str, list[dict[str, Any]]], parameters: Any) -> dict[str
         for metric, b in tables[name].items() if name != reference else ():
             # KL of SFT from itself is 0 by definition: the value itself is the difference.
             if not metric.startswith("kl"):
-                row = _gap(tables[reference][metric], b, metric in UNBOUNDED, *draws)
+                row = paired(tables[reference][metric], b, *draws)
                 rows.append({"metric": metric, "model_a": reference, "model_b": name} | row)
     brief = {name: summarise(table, *draws) for name, table in tables.items()}
     return {"policies": brief, "paired": adjust(rows)}
-
-
-def _gap(a: Statistic, b: Statistic, unbounded: bool, resamples: int, seed: int) -> dict[str, Any]:
-    """`paired`, which holds percentages alone, or the same of the items' values beside `mean_of`'s column of ones."""
-    if not unbounded:
-        return paired(a, b, resamples, seed)
-    gap = mean_of(b.rows[:, 0] - a.rows[:, 0], intervals.ANY)
-    n = len(gap.rows)
-    bounds = studentised(gap, resamples, seed) if n >= intervals.LEAST else (None, None, None)
-    row = {"n": n, "difference": float(gap.rows[:, 0].mean())}
-    return row | dict(zip(("low", "high", "p"), bounds, strict=True))
 
 
 def statistics(rows: list[dict[str, Any]]) -> dict[str, Statistic]:

@@ -7,9 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from qilin_lib import files
 from qilin_lib.chains import BUILD
-from qilin_lib.evaluate import evidence
+from qilin_lib.evaluate import evidence, store
 from qilin_lib.evaluate.asking import evaluated, read_records, scored_records
 from qilin_lib.evaluate.benchmarks import PAPER, ceval, prepare
 from qilin_lib.evaluate.items import there
@@ -49,9 +48,12 @@ def evaluate(stage: Stage, show: Show | None = None, tasks: Sequence[Task] | Non
             for name in scores[task.name] if task.name == "ceval" and whole else ():
                 target = stage.dir / "submission" / task.protocol / f"{name}.json"
                 ceval.write_submission(read_records(task, name, stage.dir), target)
-        return scores | ({"judged": judging.judge(stage, usable, failed, show)} if parameters.judge else {})
+        judged = {"judged": judging.judge(stage, usable, failed, show)} if parameters.judge else {}
+        # A judge has its bill, too.
+        return scores | judged | {"usage": store.bills(stage.dir)}
 
     show = show or live_line()
+    evidence.check(parameters)
     if parameters.judge:
         judging.check(parameters)
     return evaluated(stage, show, lambda: items(stage) if tasks is None else tasks, scored)
@@ -95,8 +97,12 @@ def score(
             pairs += compare(task.name, tables, params.bootstrap_resamples, params.seed, ["base", *params.chain])
         for name, value in _settings(task, records).items():
             beside[name][task.name] = value
-    usage = {path.stem: files.read_json(path) for path in sorted(Path(out_dir).glob("usage/*.json"))}
-    more = {"paired": adjust(pairs), "usage": usage, "tokenisation": params.tokenisation, "protocol": FIXED}
+    more = {
+        "paired": adjust(pairs),
+        "usage": store.bills(out_dir),
+        "tokenisation": params.tokenisation,
+        "protocol": FIXED,
+    }
     return scores | beside | more
 
 

@@ -33,6 +33,9 @@ class SequenceBackend(TransformersBackend):
         self.context = int(getattr(model.config, "max_position_embeddings", None) or UNLIMITED)
         self.asking, self.likelihood = asking, True
 
+    # The likelihood of a whole reply is measured of causal models alone.
+    reference_logprobs = None
+
     def choice_logprobs(self, prompts: Sequence[Prompt], choices: Sequence[str]) -> list[dict[str, float]]:
         """Natural log-probability of each choice as the decoder's next token after the forced words, one dict a prompt.
 

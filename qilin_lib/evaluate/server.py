@@ -1,7 +1,8 @@
 """Requests to an OpenAI-compatible server: tries, waits, what a status means, and the answers kept on disk.
 
 httpx2 carries the requests. The openai client (3.54) follows redirects with the prompt, reads a body of any length, and
-its retries pass a rate limit, pause one thread where a 429 means all, and have no bound on the sum of their waits.
+its retries pass a rate limit, pause one request where a 429 means all, and have no bound on the sum of their waits. All
+requests of a process are tasks of one loop, so that nothing here needs a lock.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, CancelledError, Future, ThreadPoolExecutor, wait
+from concurrent.futures import wait
+from contextlib import suppress
 from functools import cache
 from ipaddress import ip_address
 from pathlib import Path
@@ -65,19 +67,18 @@ class Server:
     """The `endpoint` of a baseline's line ("/v1" is added to a URL without a path) and the `model` that is asked there.
 
     The key is read from the environment variable `api_key_env` (a server on this machine may do without) and goes
-    nowhere else. `threads` requests run at a time, `requests_per_minute` of them start; `timeout` is in seconds a try.
+    nowhere else. `at_once` requests run at a time, `requests_per_minute` of them start; `timeout` is in seconds a try.
     Answers are kept in `cache_dir`. Raises QilinError for a URL or a key that cannot be used.
     """
 
-    def __init__(self, line: Baseline, threads: int, cache_dir: str | Path) -> None:
-        self.model, self.threads, self.timeout = line.model, threads, line.timeout
+    def __init__(self, line: Baseline, at_once: int, cache_dir: str | Path) -> None:
+        self.model, self.timeout, self._seats = line.model, line.timeout, asyncio.Semaphore(at_once)
         self.url, self._local = _base_url(line.endpoint)
         self._key_env, self._key = line.api_key_env, _read_key(line.api_key_env, self.url, self._local)
         self.cache, self._pace = Path(cache_dir), _Pace(line.requests_per_minute)
         self._client: Any = None
         self._counted = dict.fromkeys(("requests", "retries", "cached", *COUNTS, "unmetered", "refused"), 0)
         self._answered, self._renamed, self._others = False, False, set()
-        self._lock = threading.Lock()
 
     def ask(self, path: str, bodies: Sequence[dict[str, Any]], read: Read) -> list[Answer]:
         """The answers to requests at `path` (CHAT, TEXT), in their order; equal ones are asked once.
@@ -85,10 +86,24 @@ class Server:
         Raises QilinError, one sentence, when a request stays without an answer for a reason other than its prompt, or
         when the server refuses all of them; answers that arrived are on disk by then.
         """
+        stop = asyncio.Event()
+        asked = asyncio.run_coroutine_threadsafe(self._all(path, bodies, read, stop), _loop())
+        try:
+            return asked.result()
+        finally:
+            # An interrupt: requests under way are paid for, so they end and are kept. No new one starts.
+            _loop().call_soon_threadsafe(stop.set)
+            wait([asked])
+
+    def usage(self) -> dict[str, int]:
+        """What was asked since this object was made: requests (retries among them), answers from the cache, prompts
+        refused, tokens; `unmetered` answers came without token counts."""
+        return dict(self._counted)
+
+    async def _all(self, path: str, bodies: Sequence[dict[str, Any]], read: Read, stop: asyncio.Event) -> list[Answer]:
         if self._client is None:
             import httpx2
 
-            self._loop = _loop()
             self._client = httpx2.AsyncClient(
                 headers={"authorization": f"Bearer {self._key}", "content-type": "application/json"},
                 # The libraries bound each read. `_post` bounds all of them.
@@ -98,73 +113,58 @@ class Server:
                 limits=httpx2.Limits(max_connections=None),
             )
         names = [json.dumps(body, sort_keys=True) for body in bodies]
-        stop, pool = threading.Event(), ThreadPoolExecutor(self.threads)
-        asked: dict[str, Future] = {}
-        try:
-            for name, body in zip(names, bodies, strict=True):
-                if name not in asked:
-                    asked[name] = pool.submit(self._answer, path, body, read, stop)
-            wait(asked.values(), return_when=FIRST_EXCEPTION)
-        finally:
-            # Requests under way are paid for: they end and are kept. No new one starts.
-            stop.set()
-            pool.shutdown(cancel_futures=True)
+        once = dict(zip(names, bodies, strict=True))
+        asked = {name: asyncio.create_task(self._answer(path, body, read, stop)) for name, body in once.items()}
+        await asyncio.gather(*asked.values(), return_exceptions=True)
         # The error of the first prompt that has one; those that were stopped because of it say nothing.
-        for future in asked.values():
-            error = None if future.cancelled() else future.exception()
-            if error is not None and not isinstance(error, CancelledError):
+        for task in asked.values():
+            if not task.cancelled() and (error := task.exception()):
                 raise error
         self._count(cached=len(names) - len(asked))
         return [asked[name].result() for name in names]
 
-    def usage(self) -> dict[str, int]:
-        """What was asked since this object was made: requests (retries among them), answers from the cache, prompts
-        refused, tokens; `unmetered` answers came without token counts."""
-        with self._lock:
-            return dict(self._counted)
-
-    def _answer(self, path: str, body: dict[str, Any], read: Read, stop: threading.Event) -> Answer:
+    async def _answer(self, path: str, body: dict[str, Any], read: Read, stop: asyncio.Event) -> Answer:
         """The answer from the cache, else from the server; kept before it is returned. One that says why there is none
         is not kept: another day the server may answer."""
         request = {"url": self.url, "endpoint": path, "body": body}
-        if (answer := kept(self.cache, request)) is not None:
-            self._count(cached=1)
-            return answer
-        try:
-            answer = self._tried(path, body, read, stop)
-            keep(self.cache, request, answer)
-            self._answered = True
-            return answer
-        except Refused as reason:
-            self._count(refused=1)
-            with self._lock:
-                hopeless = not self._answered and self._counted["refused"] >= ALL_REFUSED
-            if not hopeless:
-                return {"error": str(reason)}
-            stop.set()
-            raise self._error(f"each of {ALL_REFUSED} prompts is refused: {reason}", body, 1) from None
-        except BaseException:
-            # Here and not in the waiting thread: this one would take the next prompt before that one wakes.
-            stop.set()
-            raise
+        async with self._seats:
+            if stop.is_set():
+                raise asyncio.CancelledError
+            try:
+                if (answer := kept(self.cache, request)) is not None:
+                    self._count(cached=1)
+                    return answer
+                answer = await self._tried(path, body, read, stop)
+                keep(self.cache, request, answer)
+                self._answered = True
+                return answer
+            except Refused as reason:
+                self._count(refused=1)
+                if self._answered or self._counted["refused"] < ALL_REFUSED:
+                    return {"error": str(reason)}
+                stop.set()
+                raise self._error(f"each of {ALL_REFUSED} prompts is refused: {reason}", body, 1) from None
+            except BaseException:
+                stop.set()
+                raise
 
-    def _tried(self, path: str, body: dict[str, Any], read: Read, stop: threading.Event) -> Answer:
+    async def _tried(self, path: str, body: dict[str, Any], read: Read, stop: asyncio.Event) -> Answer:
         """The answer of the server after as many tries as it takes, at most TRIES."""
         tries, waited = 0, 0.0
         while True:
-            self._pace.wait(stop)
+            await self._pace.wait(stop)
             if stop.is_set():
-                raise CancelledError
+                raise asyncio.CancelledError
             self._count(requests=1, retries=int(tries > 0))
             tries += 1
             try:
-                return self._once(path, body, read)
+                return await self._once(path, body, read)
             except _Final as reason:
                 raise self._error(str(reason), body, tries) from None
             except _Again as reason:
                 pause = reason.wait
                 if pause is None:
-                    # Doubled each time, and spread so that threads do not come back together.
+                    # Doubled each time, and spread so that requests do not come back together.
                     pause = min(LONGEST_WAIT, FIRST_WAIT * 2 ** (tries - 1)) * random.uniform(0.5, 1)
                 if tries == TRIES:
                     raise self._error(str(reason), body, tries) from None
@@ -172,12 +172,15 @@ class Server:
                     bound = f"{reason}; a wait of {pause:.0f} s more passes the {MAX_WAIT:.0f} s that one prompt gets"
                     raise self._error(bound, body, tries) from None
                 waited += pause
-                self._pace.hold(pause) if reason.for_all else stop.wait(pause)
+                if reason.for_all:
+                    self._pace.hold(pause)
+                else:
+                    await _pause(pause, stop)
 
-    def _once(self, path: str, body: dict[str, Any], read: Read) -> Answer:
+    async def _once(self, path: str, body: dict[str, Any], read: Read) -> Answer:
         """One try, counted; Refused, _Again or _Final when it gives no answer."""
         sent = {RENAMED.get(name, name) if self._renamed else name: value for name, value in body.items()}
-        status, headers, raw = self._post(path, sent)
+        status, headers, raw = await self._post(path, sent)
         text = raw.decode("utf-8", "replace")
         try:
             whole = json.loads(raw)
@@ -197,28 +200,24 @@ class Server:
         if self._key != PLACEHOLDER and len(self._key) >= 8 and self._key in json.dumps(answer):
             raise _Final(f"the server's answer holds the key of {self._key_env}, so it is not kept")
         self._count(unmetered=int(answer["prompt_tokens"] is None), **{name: answer[name] or 0 for name in COUNTS})
-        with self._lock:
-            if answer["model"] not in (None, self.model, *self._others):
-                self._others.add(answer["model"])
-                print(f"endpoint {self.url}: {self.model} is answered by '{self._excerpt(str(answer['model']))}'")
+        if answer["model"] not in (None, self.model, *self._others):
+            self._others.add(answer["model"])
+            print(f"endpoint {self.url}: {self.model} is answered by '{self._excerpt(str(answer['model']))}'")
         return answer
 
-    def _post(self, path: str, body: dict[str, Any]) -> tuple[int, Any, bytes]:
+    async def _post(self, path: str, body: dict[str, Any]) -> tuple[int, Any, bytes]:
         """(status, headers, body) within `timeout` seconds and LARGEST bytes in all, however slowly it drips."""
         import httpx2
 
-        async def whole() -> tuple[int, Any, bytes]:
-            got = bytearray()
-            sent = self._client.stream("POST", f"{self.url}/{path}", content=json.dumps(body))
+        got = bytearray()
+        sent = self._client.stream("POST", f"{self.url}/{path}", content=json.dumps(body))
+        try:
             async with asyncio.timeout(self.timeout), sent as response:
                 async for part in response.aiter_bytes():
                     got += part
                     if len(got) > LARGEST:
                         raise _Again(f"an answer of more than {LARGEST} bytes")
                 return response.status_code, response.headers, bytes(got)
-
-        try:
-            return asyncio.run_coroutine_threadsafe(whole(), self._loop).result()
         except TimeoutError:
             raise _Again(f"no whole answer within the timeout of {self.timeout:g} s") from None
         except httpx2.RequestError as error:
@@ -268,9 +267,8 @@ class Server:
         return line if len(line) <= 200 else line[:200] + "…"
 
     def _count(self, **more: int) -> None:
-        with self._lock:
-            for name, number in more.items():
-                self._counted[name] += number
+        for name, number in more.items():
+            self._counted[name] += number
 
 
 # OpenAI's reasoning models know the limit by another name and say so.
@@ -280,7 +278,7 @@ UNSUPPORTED = ("unsupported parameter", "unsupported value", "unrecognized reque
 
 @cache
 def _loop() -> asyncio.AbstractEventLoop:
-    """A loop in a thread of its own, in which all requests wait: only there can one be ended at any moment."""
+    """A loop in a thread of its own: a notebook's own thread has one already, which runs no other."""
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, daemon=True).start()
     return loop
@@ -294,7 +292,7 @@ def _innermost(error: Exception) -> Any:
 
 
 class _Again(Exception):
-    """A failure worth another try, after `wait` seconds if the server said so; `for_all`: every thread shall wait."""
+    """A failure worth another try, after `wait` seconds if the server said so; `for_all`: every request shall wait."""
 
     def __init__(self, reason: str, wait: float | None = None, for_all: bool = False) -> None:
         super().__init__(reason)
@@ -305,27 +303,27 @@ class _Final(Exception):
     """A failure that another try would repeat, and another prompt too: key, quota, name of the model."""
 
 
+async def _pause(seconds: float, stop: asyncio.Event) -> None:
+    """Wait so long, or until `stop` is set."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stop.wait(), seconds)
+
+
 class _Pace:
-    """Lets threads pass one by one, 60 / `per_minute` seconds apart."""
+    """Lets requests pass one by one, 60 / `per_minute` seconds apart."""
 
     def __init__(self, per_minute: float | None) -> None:
-        self._gap = 60 / per_minute if per_minute else 0.0
-        self._next, self._lock = 0.0, threading.Lock()
+        self._gap, self._next = 60 / per_minute if per_minute else 0.0, 0.0
 
-    def wait(self, stop: threading.Event) -> None:
-        """Return when it is this thread's turn, or when `stop` is set."""
-        while not stop.is_set():
-            with self._lock:
-                left = self._next - time.monotonic()
-                if left <= 0:
-                    self._next = time.monotonic() + self._gap
-                    return
-            stop.wait(left)
+    async def wait(self, stop: asyncio.Event) -> None:
+        """Return when it is this request's turn, or when `stop` is set."""
+        while not stop.is_set() and (left := self._next - time.monotonic()) > 0:
+            await _pause(left, stop)
+        self._next = max(self._next, time.monotonic() + self._gap)
 
     def hold(self, seconds: float) -> None:
         """Nobody passes for so long."""
-        with self._lock:
-            self._next = max(self._next, time.monotonic() + seconds)
+        self._next = max(self._next, time.monotonic() + seconds)
 
 
 def _counts(usage: Any) -> dict[str, int | None]:

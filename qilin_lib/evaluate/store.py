@@ -35,6 +35,16 @@ def complete(path: Path, key: str) -> bool:
     return known["key"] == key and known["sha256"] == sha256_file(path)
 
 
+def there(path: Path, key: str) -> bool:
+    """Whether the finished file of `key` is here, or was in a stage moved aside and now is."""
+    if not (complete(path, key) or reuse(path, key)):
+        return False
+    # What an attempt of another key left unfinished would be taken for this file's.
+    for part in _parts(path):
+        part.unlink(missing_ok=True)
+    return True
+
+
 def reuse(path: Path, key: str) -> bool:
     """Whether a stage that was moved aside holds the finished file of `key`; then it is here too."""
     out_dir = path.parents[3]
@@ -82,11 +92,22 @@ def failures(out_dir: str | Path) -> dict[str, str]:
     return {path.stem: read_json(path) for path in sorted(Path(out_dir).glob("failures/*.json"))}
 
 
-def add_usage(out_dir: str | Path, model: str, usage: dict[str, Any]) -> None:
-    """A server's bill is the sum over all attempts: what one attempt paid for, the next finds in its cache."""
+def bill(out_dir: str | Path, model: str, usage: Callable[[], dict[str, Any]]) -> Callable[[], None]:
+    """What writes a server's bill: the sum over all attempts, of this one `usage()` so far. What one attempt paid for,
+    the next finds in its cache."""
     path = Path(out_dir) / "usage" / f"{model}.json"
     before = read_json(path) if path.exists() else {}
-    write_json(path, {name: None if more is None else more + (before.get(name) or 0) for name, more in usage.items()})
+
+    def write() -> None:
+        counts = usage().items()
+        write_json(path, {name: None if more is None else more + (before.get(name) or 0) for name, more in counts})
+
+    return write
+
+
+def bills(out_dir: str | Path) -> dict[str, dict[str, Any]]:
+    """{model: what its server counted}."""
+    return {path.stem: read_json(path) for path in sorted(Path(out_dir).glob("usage/*.json"))}
 
 
 def kept(path: Path, key: str) -> dict[str, dict]:

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 
 from qilin_lib.evaluate import scales
 from qilin_lib.models.names import foot, read_scores
+from qilin_lib.report.breakdowns import usage_table
 from qilin_lib.report.cells import NAMES, Score, sentences
 from qilin_lib.report.charts import literal, new_chart
 from qilin_lib.report.frames import name_of
@@ -30,7 +31,8 @@ ASKED = {"next_token": "next token", "generation": "reply read"}
 
 
 def sections(stage: Stage) -> list[Section]:
-    """One section a scale (totals and controls, reading, what was answered, items), then the authors' own totals.
+    """One section a scale (totals and controls, reading, what was answered, items), what servers were asked, then the
+    authors' own totals.
 
     `stage`: 09_bias, whose scores.json is there.
     """
@@ -49,6 +51,8 @@ def sections(stage: Stage) -> list[Section]:
         made.append(Section(f"Attitude scale: {facts['title']}", parts))
     stored = [[name, *totals] for name, totals in ATTITUDES["rows"].items()]
     published = view("attitudes", "stored", stored, ATTITUDES["columns"].split(), (), "B0")
+    if usage := usage_table(scores):
+        made.append(Section(usage.title, (usage,)))
     return [*made, Section("Attitude totals in ChiMed-GPT's notebooks", (published,))]
 
 

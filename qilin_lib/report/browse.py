@@ -27,7 +27,7 @@ from qilin_lib.report.markup import TEMPLATES, Html, macro, render
 from qilin_lib.runs import Stage
 
 SCRIPT = (TEMPLATES / "browse.js").read_text(encoding="utf-8")
-# Bytes of packed data in the page: report.html may have 5 MB, and all else in it takes less than 2.3 MB.
+# Bytes of packed data in the page: as much as all else in it.
 BUDGET = 2_400_000
 
 

@@ -8,6 +8,7 @@ whole logs (which can hold texts of licensed data) only with --texts.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -66,12 +67,15 @@ def write(run: str, target: Path, texts: bool = False) -> Path:
     members, secret = dict(_members(found, texts)), _secret(found)
     work = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     try:
-        with files.naming(target), zipfile.ZipFile(work, "w", zipfile.ZIP_DEFLATED) as bundle:
-            for name, content in sorted(members.items()):
-                bundle.writestr(name, secret.sub(HIDDEN, content))
-        work.replace(target)
+        with files.naming(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with zipfile.ZipFile(work, "w", zipfile.ZIP_DEFLATED) as bundle:
+                for name, content in sorted(members.items()):
+                    bundle.writestr(name, secret.sub(HIDDEN, content))
+            work.replace(target)
     finally:
-        work.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            work.unlink()
     return target
 
 

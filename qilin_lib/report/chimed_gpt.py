@@ -82,7 +82,7 @@ def _generation(benchmark: str, number: str, scores: Mapping[str, Any]) -> Table
         Column(benchmark, ("variants", code), heading, published=name) for heading, (code, name) in metrics.items()
     ]
     if any("perplexity" in entry for entry in _results(scores, benchmark).values()):
-        columns.append(Column(benchmark, ("perplexity",), "Perplexity of the reference, by character"))
+        columns.append(Column(benchmark, ("perplexity",), NAMES["measures"]["perplexity"]))
     known = benchmark in CHIMED_GPT
     title = f"{'ChiMed-GPT' if known else 'ChiMed-GPT, a set of ours'}: {LABELS[benchmark]}"
     about = _notes("about") if known else ["ChiMed-GPT was not evaluated on it."]

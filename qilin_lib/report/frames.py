@@ -115,9 +115,7 @@ def results_of(scores: Mapping[str, Any], benchmark: str, protocol: str = "fixed
     return (scores if protocol == "fixed" else scores.get(protocol, {})).get(benchmark, {})
 
 
-def leaves(
-    entry: Mapping[str, Any], place: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], Mapping[str, Any]]]:
+def leaves(entry: Mapping[str, Any], place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Mapping]]:
     """(path, summary) of every score below an entry."""
     for name, inner in entry.items():
         if isinstance(inner, Mapping) and "value" in inner:
@@ -353,7 +351,7 @@ def _answers(side: Any, benchmark: str, protocol: str) -> pd.DataFrame:
     rows = records.frame(run, benchmark).query("protocol == @protocol")
     there = sorted(set(rows["model"]))
     if model and model not in there:
-        told = f"run '{run.name}' has no records of model '{model}' on {benchmark}, {protocol}"
+        told = f"run '{run.name}' has no records of model '{model}' on {benchmark or 'any benchmark'}, {protocol}"
         raise QilinError(f"{told}{nearest(model, there)}; it has {there}")
     return rows[rows["model"] == model] if model else rows
 
@@ -361,12 +359,14 @@ def _answers(side: Any, benchmark: str, protocol: str) -> pd.DataFrame:
 def _benchmarks(side: Any) -> set[str]:
     """Those that a run, or one of its models, has answered under the fixed protocol."""
     run, model = _side(side)
-    return {path.parent.name for path in run.dir.glob(f"06_eval/predictions/fixed/*/{model or '*'}.jsonl")}
+    found = {path.parent.name for path in run.dir.glob(f"06_eval/predictions/fixed/*/{model or '*'}.jsonl")}
+    if model and not found:
+        _answers(side, "", "fixed")
+    return found
 
 
 def _told(*sides: Any) -> str:
-    named = [f"{run.name} {model}".rstrip() for run, model in map(_side, sides)]
-    return f"compare {' with '.join(named)}"
+    return f"compare {' with '.join(f'{run.name} {model}'.rstrip() for run, model in map(_side, sides))}"
 
 
 def compare(a: Any, b: Any, benchmark: str = "", resamples: int = 1000, seed: int = 42) -> pd.DataFrame:

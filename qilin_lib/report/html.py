@@ -24,7 +24,8 @@ from qilin_lib.report.markup import STYLE, TEMPLATES, Html, escape, render
 from qilin_lib.report.render import Table, view
 
 WARNING = "Research only, not for clinical use."
-LARGEST = 5_000_000
+# Of a run of four models it is two million, of forty eight.
+LARGEST = 20_000_000
 FOLD = (TEMPLATES / "fold.js").read_text("utf-8")
 # Scripts and styles are let in by their sha256: what a text might smuggle in has another. `form-action` and `base-uri`
 # are not covered by `default-src`.
@@ -54,7 +55,7 @@ class Section:
 
 
 def report(sections: Iterable[Section], out_path: str | Path, title: str) -> Path:
-    """Write the page and return its path; QilinError when it would exceed 5 MB."""
+    """Write the page and return its path; QilinError when it would exceed LARGEST bytes."""
     sections = [Section(one.title, tuple(map(_part, one.parts))) for one in sections]
     styles = [(TEMPLATES / "page.css").read_text("utf-8"), STYLE]
     # Of this library's own parts; a script that data brought in would not be Html, and so be text.
@@ -68,7 +69,8 @@ def report(sections: Iterable[Section], out_path: str | Path, title: str) -> Pat
     page = render("page.html.j2", policy=policy, styles=map(Html, styles), fold=Html(FOLD), **shown)
     size = len(page.encode("utf-8"))
     if size >= LARGEST:
-        raise QilinError(f"{out_path} would be {size / 1e6:.1f} MB, over the limit of 5: show fewer cases")
+        limit = f"the limit of {LARGEST / 1e6:.0f}"
+        raise QilinError(f"{out_path} would be {size / 1e6:.1f} MB, over {limit}: show fewer cases or models")
     files.write_text(out_path, page)
     return Path(out_path)
 

@@ -189,7 +189,8 @@ def score_table(number: int, scores: Scores) -> Table:
     printed = TABLES[number]
     results, failed = results_of(scores, printed.benchmark), unfinished(scores, printed.benchmark)
     there = _paths(results)
-    columns = [column for column in _columns(printed) if column.published or column.path in there]
+    further = Column(printed.benchmark, ("perplexity",), NAMES["measures"]["perplexity"])
+    columns = [column for column in (*_columns(printed), further) if column.published or column.path in there]
     models = dict.fromkeys([*stages_of(scores), *ordered([*results, *failed])]) if results or failed else ()
     return _with_ours(printed, columns, {row.label: row.known for row in printed.rows}, list(models), scores)
 

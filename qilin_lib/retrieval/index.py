@@ -100,7 +100,9 @@ class Index:
     def __init__(self, folder: Path) -> None:
         facts = files.read_json(folder / "index.json")
         self.facts: dict = facts
-        self._shards = [_Shard(folder / name) for name in facts["shards"]]
+        shards = [_Shard(folder / name) for name in facts["shards"]]
+        # Where every document holds a test item nothing is left to look up.
+        self._shards = [shard for shard in shards if len(shard.keys)]
         self._firsts = np.cumsum([0, *(len(shard.sizes) for shard in self._shards)])
         average = facts["terms"] / max(1, len(self))
         self._norms = [(K1 * (1 - B + B * shard.sizes / average)).astype(np.float32) for shard in self._shards]

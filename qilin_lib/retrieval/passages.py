@@ -27,13 +27,18 @@ class Document:
     text: str
 
 
+def there(corpus: Path) -> None:
+    """QilinError for a corpus that is not there."""
+    if not corpus.is_dir():
+        raise QilinError(f"retrieval: corpus: {corpus} is no folder; nearest valid: 'chimed', or a folder of texts")
+
+
 def documents(corpus: Path) -> Iterator[Document | Rejection]:
     """The texts of 01's folder (its cpt.jsonl), or of a folder of .txt and row files, packed ones among them.
 
     A file or line that cannot be read, or that nothing reads, is a Rejection. QilinError: a corpus that is not there.
     """
-    if not corpus.is_dir():
-        raise QilinError(f"retrieval: corpus: {corpus} is no folder; nearest valid: 'chimed', or a folder of texts")
+    there(corpus)
     if (corpus / "cpt.jsonl").exists():
         rows = enumerate(read_jsonl(corpus / "cpt.jsonl"), start=1)
         yield from (Document(f"cpt.jsonl:{line}", row["text"]) for line, row in rows)

@@ -92,6 +92,25 @@ def test_a_server_is_asked_by_one_process_alone_also_for_what_it_refused(
     assert read_json(tmp_path / "06_eval.old-1" / "usage" / "gpt.json") == {"requests": 3}
 
 
+def test_a_bill_is_on_disk_as_it_grows_since_a_kill_writes_nothing(
+    raw_dir: Path, params: SimpleNamespace, template: Any, tmp_path: Path
+) -> None:
+    params.benchmarks, params.protocols = ["huatuo"], ["fixed"]
+    (task,) = [task for task in prepare(raw_dir, params) if task.name == "huatuo"]
+    path, seen = tmp_path / "usage" / "gpt.json", []
+
+    class Watched(Server):
+        def generate(self, prompts: list, max_new_tokens: int) -> list[Reply]:
+            seen.append(read_json(path) if path.exists() else None)
+            return super().generate(prompts, max_new_tokens)
+
+    for _ in range(2):
+        answering.answer_all([task], {"gpt": lambda: Watched(template)}, {"gpt": 0}, tmp_path)
+        for part in (tmp_path / "predictions" / "fixed" / "huatuo").iterdir():
+            part.unlink()
+    assert seen == [None, {"requests": 2}, {"requests": 3}, {"requests": 5}] and read_json(path) == {"requests": 6}
+
+
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch) -> Counter:
     """How often each file was opened by name."""
@@ -134,3 +153,20 @@ def test_a_plan_comes_back_as_it_was_written(tmp_path: Path) -> None:
     for task, again in zip(scales, plan.read(tmp_path / "09", KINDS), strict=True):
         assert (again.items, again.forms, again.settings) == (task.items, task.forms, task.settings)
         assert again.scale.model_dump() == task.scale.model_dump()
+
+
+def test_letters_that_a_server_scored_are_not_taken_for_written_ones(
+    raw_dir: Path, params: SimpleNamespace, template: Any, tmp_path: Path
+) -> None:
+    """`logprobs` of a line moved: prompts, model and server are the same."""
+    params.benchmarks, params.protocols = ["ceval"], ["fixed"]
+    (task,) = [task for task in prepare(raw_dir, params) if task.name == "ceval"]
+    path, how = predictions(tmp_path, "fixed", "ceval", "gpt"), []
+    for scores in (True, False):
+        backend = Writer(lambda messages: "答案：B", template=template)
+        backend.likelihood = scores
+        backend.choice_logprobs = lambda prompts, choices: [dict.fromkeys(choices, -1.0) for _ in prompts]
+        answering.answer(task, "gpt", backend, 0, path)
+        answering.store.finish(path, [item.id for item in task.items])
+        how.append({record["scoring"] for record in read_jsonl(path)})
+    assert how == [{"likelihood"}, {"generate"}]

@@ -29,9 +29,16 @@ def test_precision_recall_and_f1_by_hand() -> None:
     assert found == asks.scores(ROWS)
 
 
+def test_a_thought_asks_nobody() -> None:
+    thought = f"<think>{ADVISES}患者多久了？</think>{ADVISES}", f"<think>{ADVISES}</think>{ASKS}", "<think>多久了？"
+    found = asks.scores([record(ASKS, output) for output in thought])
+    assert found["model"] == 1 and found["recall"][0] == pytest.approx(100 / 3)
+
+
 def test_where_nobody_asks_there_is_no_number() -> None:
     silent = asks.scores([record(ASKS, ADVISES)] * 3)
     assert silent["precision"] is None and silent["recall"][0] == silent["f1"][0] == 0
+    assert silent["recall"][2] > 50 and silent["f1"][2] > 50, "three turns show little"
     assert asks.scores([])["f1"] is None
 
 

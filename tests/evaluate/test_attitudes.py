@@ -17,7 +17,7 @@ import yaml
 
 from qilin_lib import params
 from qilin_lib.errors import QilinError
-from qilin_lib.evaluate import asking, attitude_scores, attitudes, models, scales
+from qilin_lib.evaluate import asking, attitude_scores, attitudes, models, scales, store
 from qilin_lib.evaluate.answering import answer_all
 from qilin_lib.evaluate.benchmarks import attitudes as forms
 from qilin_lib.evaluate.replies import Reply
@@ -226,7 +226,9 @@ def test_replies_that_say_nothing_are_counted_and_never_an_answer(
     assert entry["authors"] == {"value": None, "n": answered} and entry["total"]["n"] == answered
     few = f"Only {answered} of 16 items have an answer that could be read: too few for a total."
     assert (entry["reading"] == [few]) == (entry["total"]["value"] is None) == (answered < 8)
-    assert [row["difference"] for row in scores["paired"]] == [None if answered < 8 else 0]
+    (gap,) = scores["paired"]
+    assert gap["difference"] == (None if answered < 8 else 0)
+    assert answered < 8 or gap["low"] < -5 and gap["high"] > 5, "statements that are all alike leave room for others"
 
 
 def test_two_statements_have_a_total_and_no_interval(ask: Callable, settings: SimpleNamespace):
@@ -386,7 +388,9 @@ def test_a_model_that_failed_at_one_protocol_is_named_though_it_finished_the_oth
     load = models.loaders(stage, "cpu")
     answer_all([first, *others], load, {"base": 0}, tmp_path)
     answer_all(others, {"gone": load["base"]}, {"gone": 0}, tmp_path)
+    store.bill(tmp_path, "gone", lambda: {"requests": 3})()
     scores = attitudes.score([first, *others], ["base", "gone"], tmp_path, stage.parameters, {"gone": "status 401"})
+    assert scores["usage"] == {"gone": {"requests": 3}}, "what it has cost"
     assert scores["unfinished"] == {"invented": {"gone": "status 401"}}
     assert [list(scores["models"][task.protocol]["invented"]) for task in (first, *others)] == [
         ["base"],

@@ -146,6 +146,13 @@ def test_a_refused_prompt_is_one_item_and_is_asked_again_on_request(stage: Calla
     assert scores["cmexam"]["filtered"]["error"]["value"] == 0
 
 
+def test_what_a_judge_costs_stands_in_the_bill(stage: Callable[..., Stage]) -> None:
+    judge = {"judge": {"model": "good", "benchmarks": [], "price_per_million_input": 1, "price_per_million_output": 1}}
+    own = {"by": "judge", "models": ["base"], "preset": "disc", "max_items": 2}
+    scores = run.evaluate(stage("run", judge, benchmarks=["huatuo"], judge=own), lambda text: None)
+    assert scores["judged"]["ratings"] and scores["usage"]["judge"]["requests"] == 2
+
+
 def test_a_prompt_refused_under_the_authors_protocol_is_an_error_too(stage: Callable[..., Stage]) -> None:
     """An empty reply is read as "no answer", so nothing else tells a filter from a model that says nothing."""
     here = stage("run", {"filtered": {"model": "filtered"}}, benchmarks=["cmexam"], protocols=["released"])

@@ -160,6 +160,9 @@ REPLIES = [
     ("dis：支气管肺炎\nSYM：咳嗽\n药物（dru）：头孢", [PNEUMONIA, COUGH, CEPHALOSPORIN], {"parsed": 3}),
     ("疾病：支气管肺炎；药物：青霉素，头孢", [PNEUMONIA, PENICILLIN, CEPHALOSPORIN], {"parsed": 3}),
     ("支气管肺炎（疾病）\n咳嗽：临床表现\n药物 青霉素", [PNEUMONIA, COUGH, PENICILLIN], {"parsed": 3}),
+    # The asked form "类型：实体" taken at its word.
+    ("类型：疾病，实体：支气管肺炎\n- 类型: 临床表现 实体: 咳嗽", [PNEUMONIA, COUGH], {"parsed": 2}),
+    ("类型：疾病；实体：支气管肺炎；类型：药物；实体：头孢", [PNEUMONIA, CEPHALOSPORIN], {"parsed": 2}),
     ("| 疾病 | 支气管肺炎 |\n医学检验项目-17-羟孕酮", [PNEUMONIA, ("ite", "17-羟孕酮")], {"parsed": 2}),
     ("疾病 (dis): 支气管肺炎\n药物（dru）: 头孢", [PNEUMONIA, CEPHALOSPORIN], {"parsed": 2}),
     ("支气管肺炎/疾病\n咳嗽 / 临床表现", [PNEUMONIA, COUGH], {"parsed": 2}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from helpers.writer import Writer
 from qilin_lib import runs, sample
 from qilin_lib.errors import QilinError
 from qilin_lib.evaluate import answering, evidence
+from qilin_lib.evaluate import run as evaluation
 from qilin_lib.evaluate.benchmarks import prepare
 from qilin_lib.evaluate.intervals import proportion
 from qilin_lib.evaluate.items import Item
@@ -91,6 +93,12 @@ def test_what_an_item_is_shown_is_found_once_with_its_controls(run: SimpleNamesp
     assert (run.dir / "evidence" / "cmexam.jsonl").read_bytes() == before
 
 
+def test_no_index_is_made_where_none_of_its_benchmarks_is_asked(run: SimpleNamespace, tmp_path: Any) -> None:
+    told: list[str] = []
+    assert evidence.prepare(run, {"huatuo": [replace(ITEM, benchmark="huatuo")]}, told.append) == {}
+    assert told == ["retrieval: none of its benchmarks is asked: cmexam"] and not (tmp_path / "cache").exists()
+
+
 def test_the_query_is_the_question_alone(run: SimpleNamespace) -> None:
     found = evidence.search_in(run.run_dir, run.parameters.retrieval, lambda line: None)
     options = replace(ITEM, options={"A": "高血压要限盐", "B": "骨折要固定"})
@@ -99,10 +107,21 @@ def test_the_query_is_the_question_alone(run: SimpleNamespace) -> None:
     assert [one["text"] for one in shown] == [hit.text for hit in found(ITEM.question)]
 
 
-def test_a_model_that_is_not_asked_is_named_with_the_nearest(run: SimpleNamespace) -> None:
-    run.parameters.retrieval = retrieval(models=["dp"])
-    with pytest.raises(QilinError, match=r"eval\.retrieval\.models: 'dp' is not asked here.*dpo"):
-        evidence.prepare(run, {"cmexam": [ITEM]}, lambda line: None)
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        ({"models": ["bse"]}, r"eval\.retrieval\.models: 'bse' is not asked here.*'base'"),
+        ({"corpus": "/nowhere/books"}, r"retrieval: corpus: /nowhere/books is no folder; nearest valid: 'chimed'"),
+    ],
+)
+def test_what_gives_no_passages_is_refused_before_anything_is_moved(
+    stage_of_06: Callable[..., Any], how: dict[str, Any], said: str
+) -> None:
+    small = {"models": ["base"], "benchmarks": ["cmexam"], "further_benchmarks": [], "judge": "null", "retrieval": how}
+    here = stage_of_06("run", small)
+    with pytest.raises(QilinError, match=said):
+        evaluation.evaluate(here, lambda line: None)
+    assert not here.dir.exists()
 
 
 def test_rows_with_passages_are_asked_their_benchmarks_and_compared_with_the_model_as_it_is() -> None:

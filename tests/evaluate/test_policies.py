@@ -323,6 +323,16 @@ def test_scores_are_means_with_intervals_and_paired_differences() -> None:
     assert rows["cut"]["p"] == 1.0
 
 
+def test_gaps_that_cancel_leave_room_for_others() -> None:
+    """Answers 5 tokens shorter and 5 longer: the mean gap is 0, and nobody knows that it is."""
+    records = {name: made(name, [float(n) for n in range(12)], [0.0] * 12) for name in ("sft", "rl")}
+    for row, gap in zip(records["rl"], [-5, 5, -6, 6, *[0] * 8], strict=True):
+        row["tokens"] += gap
+    found = policies.score(records, SimpleNamespace(bootstrap_resamples=500, seed=4, chain=DEFAULT))["paired"]
+    (row,) = (row for row in found if row["metric"] == "tokens")
+    assert row["difference"] == pytest.approx(0) and row["low"] < -1.5 and row["high"] > 1.5
+
+
 def test_no_questions_give_no_numbers_and_other_questions_are_refused() -> None:
     settings = SimpleNamespace(bootstrap_resamples=100, seed=0, chain=DEFAULT)
     empty = policies.score({"sft": [], "rl": []}, settings)

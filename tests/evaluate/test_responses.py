@@ -1,4 +1,4 @@
-"""The folder of a server's answers, which processes may share."""
+"""A server's answers: how they end in the words of services, and their folder, which processes may share."""
 
 from __future__ import annotations
 
@@ -6,7 +6,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+from helpers.serving import Faulty, serving
+
 from qilin_lib.evaluate import server as servers
+from qilin_lib.evaluate.endpoint import EndpointBackend
+from qilin_lib.evaluate.prompts import Prompt
+from qilin_lib.evaluate.replies import ERROR, LENGTH, STOP
+from qilin_lib.schema import Baseline
+
+ENDS = {"model_length": LENGTH, "model_context_window_exceeded": LENGTH, "sensitive": ERROR, "end_turn": STOP}
+
+
+@pytest.mark.parametrize("finish", ENDS)
+def test_services_have_their_own_words_for_an_end(finish: str, tmp_path: Path) -> None:
+    with serving(Faulty()) as server:
+        server.reply = lambda *_: (200, {"choices": [{"message": {"content": "多休"}, "finish_reason": finish}]})
+        backend = EndpointBackend(Baseline(model="m", endpoint=server.url, template="chat"), 1, tmp_path)
+        (reply,) = backend.generate([Prompt([{"role": "user", "content": "q"}], "", [], "", 0, False)], 5)
+    assert (reply.text, reply.finish) == ("多休", ENDS[finish])
 
 
 def test_two_processes_share_the_folder(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ import pytest
 from helpers.replies import texts
 
 from qilin_lib.errors import QilinError
+from qilin_lib.evaluate.benchmarks.huatuo import Huatuo
+from qilin_lib.evaluate.items import Item
 from qilin_lib.evaluate.prompts import Asking, Prompt
 from qilin_lib.evaluate.sequence import SequenceBackend, stand_in
 from qilin_lib.models.load import load_tokenizer
@@ -157,3 +159,13 @@ def test_a_model_that_does_not_say_how_an_answer_starts_is_refused(tokenizer: An
 def test_a_temperature_is_refused_where_nothing_is_drawn(tokenizer: Any) -> None:
     with pytest.raises(QilinError, match=r"temperature: 0\.7: an encoder-decoder answers greedily; nearest valid: 0"):
         SequenceBackend(t5(tokenizer), tokenizer, PLAIN, 4, "cpu", Asking(temperature=0.7))
+
+
+def test_an_encoder_decoder_answers_where_the_perplexity_of_references_is_asked_for(tokenizer: Any) -> None:
+    """A causal model's measure; its row has none, and all else."""
+    backend = SequenceBackend(t5(tokenizer), tokenizer, PLAIN, 2, "cpu")
+    items = [Item("huatuo", f"q{n}", "test", None, text, None, None, "多休息。") for n, text in enumerate(QUESTIONS)]
+    task = Huatuo("huatuo", "fixed", "test", None, items, [], {"max_new_tokens": 4, "perplexity": True}, "char")
+    rows = task.answer(items, task.prompts(items, backend, 0), backend)
+    table = task.statistics([row | {"reference": item.reference} for row, item in zip(rows, items, strict=True)])
+    assert len(rows) == len(items) and "bleu_1" in table and "perplexity" not in table

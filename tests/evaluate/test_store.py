@@ -58,3 +58,23 @@ def test_a_finished_file_of_a_stage_moved_aside_is_taken_also_where_a_disk_knows
     path = store.predictions(tmp_path / "06_eval", "fixed", "cmexam", "base")
     assert not store.reuse(path, "other") and store.reuse(path, "k")
     assert store.complete(path, "k") and path.read_bytes() == earlier.read_bytes()
+
+
+def test_a_part_of_another_attempt_does_not_hide_a_finished_file_that_is_back(tmp_path: Path) -> None:
+    """A parameter changed, the run stopped, the parameter set back, and something else changed."""
+    earlier = store.predictions(tmp_path / "06_eval.old-1", "fixed", "cmexam", "base")
+    with store.appending(earlier, 0, "k") as append:
+        append(rows("a", "b"))
+    store.finish(earlier, ["a", "b"])
+    stopped = store.predictions(tmp_path / "06_eval.old-2", "fixed", "cmexam", "base")
+    with store.appending(stopped, 0, "other") as append:
+        append(rows("a"))
+    here = tmp_path / "06_eval"
+    store.carry_over(here, [tmp_path / "06_eval.old-1", tmp_path / "06_eval.old-2"])
+    path = store.predictions(here, "fixed", "cmexam", "base")
+    for _ in range(2):
+        # Another stage moved aside; then this one itself, back after it.
+        assert store.there(path, "k")
+        store.finish(path, ["a", "b"])
+        assert store.complete(path, "k") and path.read_bytes() == earlier.read_bytes()
+        store.carry_over(here, [tmp_path / "06_eval.old-2"])

@@ -89,7 +89,7 @@ def test_each_total_stands_beside_its_controls(scores: dict[str, Any]) -> None:
     assert follower["Authors' form"] == "36" and follower["All forms"].startswith("36.0 [")
     assert follower["Top position, %"] == "100"
     assert follower["Status"].startswith("cannot be read as an attitude: follows the position; another order")
-    assert biased["All forms"] == "60.0 [60.0, 60.0] (n=12)" and biased["Status"] == "no control is up"
+    assert biased["All forms"] == "60.0 [48.4, 60.0] (n=12)" and biased["Status"] == "no control is up"
     # Every pair of orders kept the content; position alone is one in five, for all positions come equally often.
     assert biased["Same in another order, %"].startswith("100 ") and biased["Position alone, %"] == "20"
     assert silent["Authors' form"] == "- (0 answered)" and silent["All forms"] == "- (0 items answered)"
@@ -133,7 +133,7 @@ def test_items_subscales_and_differences(scores: dict[str, Any], stage: Any) -> 
     parts = tables_of(stage)
     subscales, pairs = parts["Subscales"], parts["Between models"]
     assert list(subscales.words.columns)[2:] == ["contact (6 to 30)", "care (6 to 30)"]
-    assert subscales.words.set_index("Model").loc[DPO, "care (6 to 30)"].iloc[0] == "30.0 [30.0, 30.0] (n=6)"
+    assert subscales.words.set_index("Model").loc[DPO, "care (6 to 30)"].iloc[0] == "30.0 [20.6, 30.0] (n=6)"
     assert pairs.words.iloc[0, 0] == f"({DPO}) \u2212 ({SFT})" and "tiny, 2.3 million" in pairs.notes[0]
     assert str(pairs.words.iloc[0, 2]).startswith("24.0 [")
     alone = json.loads(json.dumps(scores)) | {"paired": []}
@@ -142,6 +142,13 @@ def test_items_subscales_and_differences(scores: dict[str, Any], stage: Any) -> 
         item["subscale"] = None
     (stage.dir / "scores.json").write_text(json.dumps(alone), encoding="utf-8")
     assert list(tables_of(stage))[1:] == ["Mean points by item (reply read)"]
+
+
+def test_the_page_says_what_servers_were_asked(scores: dict[str, Any], stage: Any) -> None:
+    billed = scores | {"usage": {"sft": {"requests": 48, "cost": 0.5}}}
+    (stage.dir / "scores.json").write_text(json.dumps(billed), encoding="utf-8")
+    (table,) = report.sections(stage)[-2].parts
+    assert row(table, SFT) == {"Model": SFT, "requests": "48", "cost": "0.5000"}
 
 
 def test_the_page_is_written_with_the_authors_own_totals(stage: Any, tmp_path: Path) -> None:

@@ -113,3 +113,5 @@ def test_the_command_lists_what_it_wrote_and_overwrites_nothing(
     assert bundle.main(["night"]) == 0 and "environment.json\n" in capsys.readouterr().out
     assert bundle.main(["night"]) == 2 and "exists; choose a new file" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["night-bundle.zip"]
+    assert bundle.main(["night", "new/folder/b.zip"]) == 0 and (tmp_path / "new" / "folder" / "b.zip").exists()
+    assert bundle.main(["night", "night-bundle.zip/b.zip"]) == 2 and "cannot be written" in capsys.readouterr().err

@@ -212,6 +212,8 @@ def test_two_runs_are_compared_on_all_that_both_have(make: Callable) -> None:
     )
     with pytest.raises(QilinError, match=r"'sftt'.*did you mean 'sft'"):
         frames.compare(("one", "sftt"), ("two", "sft"), "cmexam")
+    with pytest.raises(QilinError, match=r"run 'two' has no records of model 'dppo'.*did you mean 'dpo'"):
+        frames.compare(("one", "sft"), ("two", "dppo"))
     shutil.rmtree(make("bare") / "06_eval" / "predictions")
     with pytest.raises(QilinError, match="no benchmark was answered by both"):
         frames.compare("one", "bare")

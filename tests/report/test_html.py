@@ -68,8 +68,8 @@ def test_the_page_is_whole_well_formed_and_fetches_nothing(tmp_path: Path, ledge
 def test_a_heavy_figure_becomes_pixels_and_too_large_a_page_is_refused(
     tmp_path: Path, ledger: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(QilinError, match="over the limit of 5"):
-        page(tmp_path, "病" * 2_000_000)
+    with pytest.raises(QilinError, match="over the limit of 20: show fewer cases or models"):
+        page(tmp_path, "病" * 7_000_000)
     assert not (tmp_path / "report.html").exists()
     monkeypatch.setattr(html, "LARGEST_SVG", 10)
     assert "data:image/png;base64," in page(tmp_path, Picture(figures.ledger_bar(ledger), "x"))

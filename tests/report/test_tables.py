@@ -236,6 +236,14 @@ def test_the_released_protocol_has_tables_of_its_own(scores: Any) -> None:
     assert tables.released_tables({**scores, "released": {}}) == []
 
 
+def test_a_perplexity_that_was_asked_for_is_shown_also_of_huatuo(scores: Any) -> None:
+    heading = "Perplexity of the reference, by character"
+    assert heading not in tables.score_table(6, scores).content
+    scores["huatuo"]["base"]["perplexity"] = {"value": 466.9, "n": 200, "low": 300.0, "high": 700.0}
+    shown = tables.score_table(6, scores).words.set_index("Model")[heading]
+    assert shown["tiny 2.3M"] == "466.90 [300.00, 700.00] (n=200)" and shown["tiny 2.3M + DCPT"] == "-"
+
+
 def test_requests_and_other_projects_numbers(scores: Any) -> None:
     assert "Nothing to compare" in breakdowns.paired_table({**scores, "paired": []}).notes[1]
     assert breakdowns.usage_table(scores) is None

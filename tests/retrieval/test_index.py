@@ -72,6 +72,15 @@ def test_nothing_is_found_that_shares_nothing_and_equals_come_in_order(tmp_path)
     assert own.search("xyz", 3) == own.search("！？", 3) == own.search("", 3) == own.search("肺炎", 0) == []
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_shard_whose_documents_all_hold_test_items_takes_nothing_from_the_others(tmp_path, place):
+    shards = [SENTENCES[:2], SENTENCES[2:]]
+    whole = made_of(tmp_path, shards).search("高血压和阑尾炎", 9)
+    shards.insert(place, ())
+    (tmp_path / "cut").mkdir()
+    assert len(whole) > 1 and made_of(tmp_path / "cut", shards).search("高血压和阑尾炎", 9) == whole
+
+
 @pytest.mark.parametrize("text", ["", "。", "短句。", "一" * 1000, "一二三，" * 300, "病人咳嗽。" * 200, "a b " * 500])
 def test_passages_lose_no_letter_and_keep_to_their_length(text):
     pieces = passages.passages(text)

@@ -44,8 +44,8 @@ class Written(Task):
             {"output": reply.text, **reply.ending, **self.read(item, reply)}
             for item, reply in zip(items, replies, strict=True)
         ]
-        if self.settings.get("perplexity") and hasattr(backend, "reference_logprobs"):
-            likely = backend.reference_logprobs(asked, [item.reference for item in items])
+        if self.settings.get("perplexity") and (measure := getattr(backend, "reference_logprobs", None)):
+            likely = measure(asked, [item.reference for item in items])
             names = ("reference_logprob", "reference_characters")
             rows = [row | dict(zip(names, own, strict=True)) for row, own in zip(rows, likely, strict=True)]
         return rows

@@ -211,9 +211,11 @@ def controls(records: Sequence[Mapping], resamples: int, seed: int) -> pd.DataFr
 def _orders_agree(both: pd.DataFrame, resamples: int, seed: int) -> tuple[float | None, float | None, float | None]:
     """100 times Cohen's kappa of the verdicts in the two orders, and its percentile interval over items."""
     ab, ba = both["ab"].to_numpy(), both["ba"].to_numpy()
-    kappa = agreed(ab, ba)[2]
-    if len(both) < LEAST or kappa is None:
+    items, kappa = pd.factorize(both["item"])[0], agreed(ab, ba)[2]
+    many = len(set(items))
+    if many < LEAST or kappa is None:
         return None, None, None
-    counts = resample_counts(len(both), min(resamples, 200), seed).astype(int)
+    # All pairs of an item are one draw.
+    counts = resample_counts(many, min(resamples, 200), seed).astype(int)[:, items]
     draws = [agreed(np.repeat(ab, drawn), np.repeat(ba, drawn))[2] for drawn in counts]
     return 100 * kappa, *percentiles(np.array([100 * one for one in draws if one is not None]))

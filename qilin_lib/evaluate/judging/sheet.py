@@ -77,7 +77,10 @@ def read(export: Path, key: Path) -> list[dict[str, Any]]:
         raise QilinError(f"{export}: {place}: {first['msg']}; save it from sheet.html again") from None
     secret = read_json(key)
     if said.sheet != secret["sheet"]:
-        raise QilinError(f"{export} was made by sheet '{said.sheet}', {key} belongs to '{secret['sheet']}'")
+        raise QilinError(
+            f"{export} was made by sheet '{said.sheet}', {key} belongs to '{secret['sheet']}': other answers are "
+            f"judged now; move it out of {export.parent}, or set back the parameters that it was made with"
+        )
     records = []
     for name, verdict in said.verdicts.items():
         if name not in secret["games"]:

@@ -10,7 +10,7 @@ import pandas as pd
 
 from qilin_lib.errors import QilinError, nearest
 from qilin_lib.evaluate import store
-from qilin_lib.evaluate.asking import answered
+from qilin_lib.evaluate.asking import answered, scored_records
 from qilin_lib.evaluate.benchmarks import WITH_CRITERIA
 from qilin_lib.evaluate.benchmarks.huatuo import Huatuo
 from qilin_lib.evaluate.evidence import variants
@@ -57,7 +57,7 @@ def judge(stage: Stage, tasks: Sequence[Task], failed: Mapping[str, str], show: 
     """
     own, parameters, chosen = stage.parameters.judge, stage.parameters, preset(stage.parameters.judge.preset)
     judged = next((task for task in tasks if (task.name, task.protocol) == (own.benchmark, FIXED)), None)
-    kind, models = KINDS[chosen.kind](chosen, judged), _answers(stage)
+    kind, models = KINDS[chosen.kind](chosen, judged), _answers(stage, judged, failed) if judged else {}
     said = [
         (replace(item, question=_said(item)), {model: texts[item.id] for model, texts in models.items()})
         for item in (judged.items[: own.max_items] if judged else ())
@@ -65,7 +65,7 @@ def judge(stage: Stage, tasks: Sequence[Task], failed: Mapping[str, str], show: 
     asked = [one for item, answers in said for one in kind.asks(item, answers)]
     if not asked:
         fewer = "fewer than two models have" if chosen.kind == "pair" else "no model has"
-        return {"unfinished": f"eval.judge: {fewer} answered {own.benchmark}"}
+        return {"unfinished": f"eval.judge: {fewer} a score on {own.benchmark}"}
     if own.by in CONTROLS:
         replies = [CONTROLS[own.by](one) for one in asked]
     else:
@@ -86,14 +86,13 @@ def judge(stage: Stage, tasks: Sequence[Task], failed: Mapping[str, str], show: 
     return about | {name: _rows(table) for name, table in made.items()}
 
 
-def _answers(stage: Stage) -> dict[str, dict[str, str]]:
-    """{model: {item: answer}} of those that are to be judged and have answered."""
-    own, answers = stage.parameters.judge, {}
-    for name in stage.parameters.models if own.models is None else own.models:
-        path = store.predictions(stage.dir, FIXED, own.benchmark, name)
-        if path.exists():
-            answers[name] = {row["id"]: spoken(row["output"]) for row in read_jsonl(path)}
-    return answers
+def _answers(stage: Stage, judged: Task, failed: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """{model: {item: answer}} of those that are to be judged and have a score."""
+    own = stage.parameters.judge
+    names = stage.parameters.models if own.models is None else own.models
+    there = [name for name in names if store.predictions(stage.dir, FIXED, judged.name, name).exists()]
+    records, _ = scored_records(judged, there, stage.dir, failed)
+    return {name: {row["id"]: spoken(row["output"]) for row in rows} for name, rows in records.items()}
 
 
 def _said(item: Item) -> str:

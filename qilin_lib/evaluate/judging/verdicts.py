@@ -160,7 +160,7 @@ _TO_NUMBER = r"(?:[^\w\n]{0,12}?|[^\w\n]{0,4}:\W{0,8}?)(?<!-)(\d+(?:\.\d+)?)"
 
 def scores(raw: str, chosen: Preset) -> dict[str, int] | None:
     """{criterion: whole number from low to high}; None when one is missing, or no such number. The last ones count."""
-    text, found = _SCALE.sub("", normal(spoken(raw))), {}
+    text, found = _SCALE.sub("", normal(spoken(raw).replace("_", " "))), {}
     for criterion in chosen.criteria:
         numbers = re.findall(re.escape(criterion) + _TO_NUMBER, text, re.IGNORECASE)
         if not numbers or not float(numbers[-1]).is_integer() or not chosen.low <= float(numbers[-1]) <= chosen.high:

@@ -77,6 +77,20 @@ def test_the_control_judges_follow_length_and_order():
         assert [kinds.CONTROLS[name](one).text for one in asked] == [SAYS[judge(one)] for one in asked]
 
 
+def test_pairs_of_one_item_are_one_draw_of_how_far_the_orders_agree():
+    """Five models' ten pairs of an item say the same as two models' one."""
+
+    def judge(asked):
+        kind = int(asked.about["item"][1:]) % 4
+        return WIN if kind == 0 or (kind < 3) == (asked.about["order"] == "ab") else LOSS
+
+    two, five = (
+        comparison.controls(judged_by(judge, games(40, models)), 300, 1).iloc[-1] for models in ("甲乙", "甲乙丙丁戊")
+    )
+    assert (two["n"], five["n"]) == (40, 400)
+    assert five[["share", "low", "high"]].tolist() == pytest.approx(two[["share", "low", "high"]].tolist())
+
+
 def test_a_judgment_is_kept_whole_and_an_error_is_no_verdict():
     first, second = games(1)
     kept = verdicts.record(second, "judge", Reply("回答1更好"), PAIRS.read(second, "回答1更好"))
@@ -210,5 +224,6 @@ def test_a_file_of_another_sheet_or_with_other_words_is_refused(tmp_path, fault)
     write_json(export, whole)
     assert sheet.read(export, key)
     write_json(export, whole | fault if fault else fault)
-    with pytest.raises(sheet.QilinError, match="sheet|verdicts"):
+    said = "move it out of|verdicts" if fault == {"sheet": "other"} else "sheet|verdicts"
+    with pytest.raises(sheet.QilinError, match=said):
         sheet.read(export, key)

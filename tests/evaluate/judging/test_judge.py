@@ -48,10 +48,12 @@ def made(tmp_path: Path) -> SimpleNamespace:
 def judge(made: SimpleNamespace, monkeypatch: pytest.MonkeyPatch, tokenizer: Any, template: Any) -> Callable:
     """`judge(task, says, **how)`: what is made of the answers "sft说q0", "dpo说q0" …; `says(prompt)` is the judge's."""
 
-    def run(task: Task, says: Any = None, **how: Any) -> dict[str, Any]:
+    def run(task: Task, says: Any = None, refused: int = 0, **how: Any) -> dict[str, Any]:
         made.parameters.judge = judging(benchmark=task.name, **how)
         for name in ("sft", "dpo"):
             rows = [{"id": one.id, "output": f"<think>想</think>{name}说{one.id}"} for one in task.items]
+            for row in rows[:refused]:
+                row |= {"output": "", "finish": ERROR}
             write_jsonl(predictions(made.dir, "fixed", task.name, name), rows)
 
         def asked(own: Any, tasks: Any, folder: str, failed: Any, show: Any, only: Any) -> None:
@@ -106,6 +108,15 @@ def test_pairs_are_judged_in_both_orders_and_people_stand_beside_the_judge(
     frame = judged.people_table(made.dir).words.set_index(["Judge", "and"])
     assert frame.loc[("human: 李", "human: 王"), ["Of people", "n", "Agreed, percent"]].tolist() == ["2", "1", "100.0"]
     assert frame.loc[("first", "human: 王"), "n"] == "0", "the judge contradicts itself on every item"
+
+
+def test_a_model_that_a_server_refused_too_often_has_no_score_from_a_judge_either(
+    judge: Callable, huatuo: Task
+) -> None:
+    """Its empty answers would lose every pair, or be rated, without a word."""
+    for preset, why in (("zhongjing", "fewer than two models have"), ("disc", "no model has")):
+        found = judge(huatuo, lambda text: DISC.format(4), refused=3, preset=preset)
+        assert found == {"unfinished": f"eval.judge: {why} a score on huatuo"}
 
 
 @pytest.mark.parametrize("names", [("王", "王"), ("王", " 王 "), ("b", "")])

@@ -84,6 +84,7 @@ def test_the_prompt_of_every_preset_holds_answers_and_criteria_and_its_own_forms
         ("Proactivity: 4\nAccuracy: 5\nHelpfulness: 4\nLinguistic Quality: 5", [4, 5, 4, 5]),
         ("**Proactivity**: 3/5\n**Accuracy**: 4/5\n**Helpfulness**: 4/5\n**Linguistic Quality**: 5/5", [3, 4, 4, 5]),
         ("- proactivity：2\n- accuracy：2\n- helpfulness：2\n- linguistic quality：3", [2, 2, 2, 3]),
+        ('{"proactivity": 4, "accuracy": 5, "helpfulness": 4, "linguistic_quality": 5}', [4, 5, 4, 5]),
         ("Proactivity: 4\nAccuracy: 5\nHelpfulness: 4", None),
         ("Proactivity: 4.5\nAccuracy: 5\nHelpfulness: 4\nLinguistic Quality: 5", None),
         ("Proactivity: 9\nAccuracy: 5\nHelpfulness: 4\nLinguistic Quality: 5", None),
