@@ -55,7 +55,9 @@ _BEGINS = re.compile(
 )
 
 # A last line of a mention alone, or behind a word or two: "✅ C", "选项：C".
+_PRAISED = re.compile(r"正确的?(?!答案)[^答,。;:]{0,6}[是为有:]\W*$")
 _CLOSES = re.compile(rf"\n[^\w\n{MARK}]*(?:[^\W\d]{{1,6}}[^\w\n{MARK}]*:)?[^\w\n{MARK}]*{MARK}[^\w\n{MARK}]{{0,3}}\Z")
+_HEADLINE = re.compile(rf"[^\w\n{MARK}]*{MARK}[^\w\n{MARK}]*\n")
 _ALONE = re.compile(rf"^[^\w\n{MARK}]*{MARK}[^\w\n{MARK}]*$", re.MULTILINE)
 
 
@@ -79,6 +81,16 @@ class Said(NamedTuple):
         # Of a question for what is wrong, "错误的是C" gives the answer in so many words.
         faulty = not self.right and label == ("concludes" if self.right is None else "answers")
         return any(getattr(CUES, name).say(self.before, self.after) for name in (label, *["faulty"] * faulty))
+
+    @property
+    def faulty(self) -> bool:
+        """Whether it is called what its question asks for in the negative."""
+        return self.right is False and CUES.faulty.say(self.before, self.after)
+
+    @property
+    def praised(self) -> bool:
+        """Whether it is called right where its question asks for what is wrong."""
+        return self.right is False and bool(self.verdict or _PRAISED.search(self.before))
 
     @property
     def rejected(self) -> bool:
@@ -123,8 +135,12 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool, question: st
     decided = _last(said, "answers", multiple)
     if decided is not None:
         return "" if undecided or _contradicted(text, said, decided) else decided
-    if cut or undecided or CUES.refuses.search(text):
+    if undecided or CUES.refuses.search(text):
         return ""
+    if cut:
+        # A list of the options begins with such a line, too.
+        own = [one.letters for one in said if one.mention.own]
+        return own[0] if len(own) == 1 and said[0].mention.own and _HEADLINE.match(text) else ""
     # CMExam may have several right answers to any question, but most ask for one.
     lone = not multiple or not several(question)
     for reason, letters in _proposals(text, said, options, multiple, question):
@@ -178,11 +194,14 @@ def _elsewhere(before: str) -> bool:
 
 def _last(said: list[Said], label: str, multiple: bool) -> str | None:
     """The letters of the last mention that is said to be so, "" where it leaves the choice open, None if none is."""
-    such = [one for one in said if one.open and one.says(label) and not one.says("denied")]
+    such = [one for one in said if one.open and one.says(label) and (one.faulty or not one.says("denied"))]
     if label == "concludes":
         such = [one for one in such if not one.rejected and (multiple or len(one.letters) == 1)]
     if not such:
         return None
+    if such[-1].praised:
+        # "错误的是B,正确的是A、C、D".
+        such = [one for one in such if one.faulty] or such
     last, named = such[-1], getattr(CUES, label).after
     if multiple and named(last.after):
         # CMExam's explanations name each of several answers so; the second is no correction of the first.
@@ -202,7 +221,7 @@ def _contradicted(text: str, said: list[Said], decided: str) -> bool:
         if (
             answers
             and not one.rejected
-            and not (one.right is False and one.verdict)
+            and not one.praised
             and one.mention.own
             and (
                 not set(one.letters) & set(decided)

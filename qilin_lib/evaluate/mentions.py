@@ -27,7 +27,8 @@ _CIRCLED = re.compile("[①-⑳]")
 _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\{")
 # "20 小时", "≥ 7.0 mmol/L": an option is written with or without these blanks.
 _SPACED = re.compile(
-    r"(?<=\d)[ \t]+(?=[\u4e00-\u9fff°%a-zμ])|(?<=[≥≤<>~])[ \t]+(?=\d)|(?<=[\u4e00-\u9fff])[ \t]+(?=[≥≤<>~])"
+    r"(?<=\d)[ \t]+(?=[\u4e00-\u9fff°%μ]|(?:mm?|[ckn]m|[mcnk]?g|m?[lL]|m?mol|mmHg|mcg|min|[hds])\b)"
+    r"|(?<=[≥≤<>~])[ \t]+(?=\d)|(?<=[\u4e00-\u9fff])[ \t]+(?=[≥≤<>~])"
 )
 _EMPHASIS = re.compile(r"[*`$_]|(?m:^)#+")
 # What Cantonese says in a reply of option and answer; the script itself is OpenCC's to simplify.

@@ -103,7 +103,7 @@ def letters(reply: Reply, options: dict[str, str], multiple: bool, question: str
     cut = reply.finish == LENGTH and not reply.forced
     if cut:
         # What was being said when it was cut may have gone on to the opposite.
-        answer = answer[: max(answer.rfind(mark) for mark in "。！？；\n") + 1] or answer
+        answer = answer[: max(answer.rfind(mark) for mark in "。！？；，\n") + 1] or answer
     return extract_letters((REPLY_PREFIX if reply.forced else "") + answer, options, multiple, cut, question)
 
 

@@ -29,11 +29,12 @@ from qilin_lib.schema import Strict
 PARENTS = chains.graph(chains.DEFAULT)
 # By notebook. Raise a number by hand in the commit that moves its results; golden and byte tests say when.
 VERSION = dict.fromkeys(PARENTS, 2) | {
-    "01_build_chimed": 8,
-    "05_dpo": 4,
-    "06_eval": 8,
-    "08_rlhf": 5,
-    "09_bias": 8,
+    "01_build_chimed": 9,
+    "02_tokenize": 3,
+    "05_dpo": 5,
+    "06_eval": 9,
+    "08_rlhf": 6,
+    "09_bias": 9,
 }
 # Timings differ between two makings of the same bytes; equal bytes keep children valid.
 UNSTABLE = (".log", "log.jsonl", "facts.json")

@@ -236,7 +236,7 @@ NEGATIVE = "关于肺结核的叙述，哪项是错误的"
 @pytest.mark.parametrize(
     ("question", "text", "letters"),
     [
-        ("肺结核的表现不包括", "午后低热、盗汗都是。肺炎多有高热。\n\n因此，肺结核的表现不包括：**B. 肺炎**。", "B"),
+        ("肺结核的表现不包括", "午后低热、盗汗都是。肺炎多有高热。\n\n因此，其表现不包括：**B. 肺炎**。", "B"),
         (NEGATIVE, "逐条看：A（对）B（错）C（对）D（对）。所以叙述错误的选项为B；叙述正确的选项为A、C、D。", "B"),
         ("最可能的诊断是", "综合考虑，肺结核和肺癌都可以作为首选的诊断，具体是哪一种，需要结合痰检。", None),
     ],
@@ -248,7 +248,7 @@ def test_the_word_of_the_question_decides_and_two_first_choices_are_none(
 
 
 def test_a_decision_before_the_clause_that_was_cut_and_a_line_of_its_own_count() -> None:
-    assert read("只有肺结核有盗汗，因此本题的正确答案为C，即肺部的结核", LENGTH) == "C"
+    assert read("肺炎多有高热。只有肺结核有盗汗，因此本题的正确答案为C，即肺部的结核", LENGTH) == "C"
     assert read("C. 肺结核\n\n解析：\n肺炎多有高热。\n肺炎多有高热。\n肺炎多有", LENGTH) == "C"
     assert read("A. 支气管哮喘\n多有喘息。\nB. 肺炎\n多有高热", LENGTH) is None
 
