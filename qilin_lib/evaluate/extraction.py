@@ -46,7 +46,9 @@ _LAST = re.compile(
 )
 _STOP = re.compile(r"(?<=[。!?\n])")
 _CLAUSE = re.compile(rf"[,;。!?\n{MARK}]")
-_LINE = re.compile(rf"^[^\w\n{MARK}]*{MARK}(?=[^\w\n{MARK}]*\w)", re.MULTILINE)
+# Signs beside a mention in its line.
+_SIGNS = rf"[^\w\n{MARK}]"
+_LINE = re.compile(rf"^{_SIGNS}*{MARK}(?={_SIGNS}*\w)", re.MULTILINE)
 _AMONG = re.compile(r"(?:之)?中(?!枢)")
 _RETRACTED = re.compile(rf"(?:(?<=[。!?;,\n.—:…(])|(?<=\.\s)) *(?:{CUES.retracted.pattern})")
 _BEGINS = re.compile(
@@ -54,18 +56,20 @@ _BEGINS = re.compile(
     rf"(?=$|[^\w\s:{MARK}]|\s+[-–—]\s|\s*\n|\s*\(|\s+(?:解释|解析|因为|理由|正确|是)|\s*$)"
 )
 
-# A last line of a mention alone, or behind a word or two: "✅ C", "选项：C".
 _PRAISED = re.compile(r"正确的?(?!答案)[^答,。;:]{0,6}[是为有:]\W*$")
-_CLOSES = re.compile(rf"\n[^\w\n{MARK}]*(?:[^\W\d]{{1,6}}[^\w\n{MARK}]*:)?[^\w\n{MARK}]*{MARK}[^\w\n{MARK}]{{0,3}}\Z")
-_HEADLINE = re.compile(rf"[^\w\n{MARK}]*{MARK}[^\w\n{MARK}]*\n")
-_ALONE = re.compile(rf"^[^\w\n{MARK}]*{MARK}[^\w\n{MARK}]*$", re.MULTILINE)
+# A last line of a mention alone, or behind a word or two: "✅ C", "选项：C".
+_CLOSES = re.compile(rf"\n{_SIGNS}*(?:[^\W\d]{{1,6}}{_SIGNS}*:)?{_SIGNS}*{MARK}{_SIGNS}{{0,3}}\Z")
+_HEADLINE = re.compile(rf"{_SIGNS}*{MARK}{_SIGNS}*\n")
+_ALONE = re.compile(rf"^{_SIGNS}*{MARK}{_SIGNS}*$", re.MULTILINE)
 
 
 class Said(NamedTuple):
-    """A mention, what stands before it in its sentence (which starts at `sentence`) and what follows; `open`: whether
-    it can decide anything; `right`: whether its question asks for what is right, None if that is not known."""
+    """A mention, `at` which character of the marked text it stands, what stands before it in its sentence (which starts
+    at `sentence`) and what follows; `open`: whether it can decide anything; `right`: whether its question asks for what
+    is right, None if that is not known."""
 
     mention: Mention
+    at: int
     before: str
     after: str
     sentence: int
@@ -177,10 +181,10 @@ def _said(text: str, found: list[Mention], right: bool | None) -> Iterator[Said]
         asked = sentence[0].rstrip().endswith("?")
         for place in re.finditer(MARK, sentence[0]):
             before = sentence[0][max(0, place.start() - 3 * WINDOW) : place.start()]
-            end = sentence.start() + place.end()
-            after = _STOP.split(text[end : end + WINDOW], maxsplit=1)[0]
+            at = sentence.start() + place.start()
+            after = _STOP.split(text[at + 1 : at + 1 + WINDOW], maxsplit=1)[0]
             decides = not asked and not _elsewhere(before) and not _AMONG.match(after)
-            yield Said(next(rest), before[-WINDOW:], after, sentence.start(), decides, right)
+            yield Said(next(rest), at, before[-WINDOW:], after, sentence.start(), decides, right)
 
 
 def _elsewhere(before: str) -> bool:
@@ -215,9 +219,8 @@ def _last(said: list[Said], label: str, multiple: bool) -> str | None:
 
 def _contradicted(text: str, said: list[Said], decided: str) -> bool:
     """Whether an earlier answer is another than `decided`, and no word up to the last mention takes it back."""
-    places = [place.start() for place in re.finditer(MARK, text)]
-    for place, one in zip(places, said, strict=True):
-        answers = one.open and (one.says("answers") or place == places[0] and _BEGINS.match(text))
+    for one in said:
+        answers = one.open and (one.says("answers") or one is said[0] and _BEGINS.match(text))
         if (
             answers
             and not one.rejected
@@ -230,7 +233,7 @@ def _contradicted(text: str, said: list[Said], decided: str) -> bool:
                 and one.says("answers")
             )
         ):
-            return not CUES.withdrawn.search(text, max(0, place - 10), places[-1])
+            return not CUES.withdrawn.search(text, max(0, one.at - 10), said[-1].at)
     return False
 
 
@@ -281,24 +284,19 @@ def _judged(text: str, said: list[Said], options: Options, multiple: bool, again
 
 def _verdicts(text: str, said: list[Said]) -> dict[str, bool]:
     """{letter: whether it is called right} by what is said from where a line or clause begins with it to the next."""
-    places = [place.start() for place in re.finditer(MARK, text)]
-    heads = [
-        (place, one.letters)
-        for place, one in zip(places, said, strict=True)
-        if len(one.letters) == 1 and _HEAD.search(text[max(0, place - 20) : place])
-    ]
+    heads = [one for one in said if len(one.letters) == 1 and _HEAD.search(text[max(0, one.at - 20) : one.at])]
     verdicts: dict[str, bool] = {}
     end = len(text)
-    for place, letter in reversed(heads):
-        said_of = text[place + 1 : min(end, place + 5 * WINDOW)]
+    for one in reversed(heads):
+        said_of = text[one.at + 1 : min(end, one.at + 5 * WINDOW)]
         if end == len(text):
             said_of = _LAST.split(said_of.lstrip(), maxsplit=1)[0]
-        line = text[text.rfind("\n", 0, place) + 1 : place]
+        line = text[text.rfind("\n", 0, one.at) + 1 : one.at]
         sign = CUES.sign.search(line) if MARK not in line else None
         verdict = not sign["wrong"] if sign else _verdict(said_of)
         if verdict is not None:
-            verdicts[letter] = verdict
-        end = place
+            verdicts[one.letters] = verdict
+        end = one.at
     return verdicts
 
 

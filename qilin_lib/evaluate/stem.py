@@ -17,6 +17,7 @@ English and so names in Chinese what it means."""
 LONGEST = 200
 """Characters of a sentence on each side of an option; it bounds the work of a sentence that never ends."""
 _END = re.compile(r"[。!?;\n]")
+_REST = re.compile(rf"[。!?;\n{MARK}]")
 # A text that stops within a sentence was cut or drifts on.
 _ENDED = re.compile(r"[^\w、,;:]\s*\Z")
 
@@ -45,9 +46,8 @@ def fitting(text: str, said: list[Any], verdicts: dict[str, bool], question: str
     """
     if not question or not _ENDED.search(text):
         return ""
-    places = [place.start() for place in re.finditer(MARK, text)]
-    single = [(at, one) for at, one in zip(places, said, strict=True) if one.open and len(one.letters) == 1]
-    alone = {one.letters for at, one in single if not one.dismissed and not one.mention.own}
+    single = [one for one in said if one.open and len(one.letters) == 1]
+    alone = {one.letters for one in single if not one.dismissed and not one.mention.own}
     if len(alone) == 1 and len(single) == len(said) and sum(map(str.isascii, text)) > FOREIGN * len(text):
         return alone.pop()
     if found := _unfit(text, single) if negative(question) else _fit(text, single, said, question):
@@ -56,24 +56,25 @@ def fitting(text: str, said: list[Any], verdicts: dict[str, bool], question: str
     return meant[0] if len(meant) == 1 and len(verdicts) >= LISTED else ""
 
 
-def _unfit(text: str, single: list[tuple[int, Any]]) -> str:
+def _unfit(text: str, single: list[Any]) -> str:
     """The only option of which a sentence says something bad."""
-    rests = {at: re.split(rf"[。!?;\n{MARK}]", text[at + 1 : at + 60], maxsplit=1)[0] for at, _ in single}
     unfit = {
         one.letters
-        for at, one in single
-        if one.rejected or CUES.unfit.search(rests[at]) or CUES.forbids.search(one.before)
+        for one in single
+        if one.rejected
+        or CUES.unfit.search(_REST.split(text[one.at + 1 : one.at + 60], maxsplit=1)[0])
+        or CUES.forbids.search(one.before)
     }
     return unfit.pop() if len(unfit) == 1 else ""
 
 
-def _fit(text: str, single: list[tuple[int, Any]], said: list[Any], question: str) -> str:
+def _fit(text: str, single: list[Any], said: list[Any], question: str) -> str:
     """The option in whose sentence most of what is wanted stands."""
     dismissed = {letter for one in said if one.dismissed for letter in one.letters}
     wanted, shares = _pairs(asked(question)), Counter({"": 0.0})
-    for at, one in single:
+    for one in single:
         if one.letters not in dismissed:
-            shares[one.letters] = max(shares[one.letters], _share(text, at, wanted))
+            shares[one.letters] = max(shares[one.letters], _share(text, one.at, wanted))
     (first, most), *others = [*shares.most_common(2), ("", 0.0)]
     return first if most - others[0][1] >= LEAD else ""
 
