@@ -94,5 +94,6 @@ def documents(texts: list[str], tokenizer: Any, max_length: int) -> list[tuple[l
     but the first predicted."""
     # A tokenizer takes no empty list.
     encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=True)["input_ids"] if texts else []
-    cut = [[*text_begin(tokenizer), *ids, tokenizer.eos_token_id][:max_length] for ids in encoded]
+    begin, end = text_begin(tokenizer), tokenizer.eos_token_id
+    cut = [[*begin, *ids, end][:max_length] for ids in encoded]
     return [(ids, list(ids)) for ids in cut]
