@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
-from collections.abc import Iterable
+import sys
+from collections.abc import Callable, Iterable
+from typing import Any
 
 # Control characters but tab and line end, those that turn the direction of reading, and halves of characters.
 UNSEEN = re.compile(
@@ -26,6 +29,20 @@ class QilinError(Exception):
     def _render_traceback_(self) -> list[str]:
         # IPython and JupyterLab call this hook: a notebook cell shows the sentence, not forty lines of library frames.
         return [f"QilinError: {self}"]
+
+
+def as_command(main: Callable[..., int]) -> Callable[..., int]:
+    """`main` of a command; after a QilinError, said in one sentence on stderr, its exit code is 2."""
+
+    @functools.wraps(main)
+    def run(*arguments: Any) -> int:
+        try:
+            return main(*arguments)
+        except QilinError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+    return run
 
 
 def sentence(reason: Exception) -> str:

@@ -21,7 +21,7 @@ from pyarrow.parquet import ParquetWriter
 
 from qilin_lib import files
 from qilin_lib.chimed.sources import excluded, forbids_derivatives
-from qilin_lib.errors import QilinError, nearest
+from qilin_lib.errors import QilinError, as_command, nearest
 from qilin_lib.runs import Run, find
 
 STAGE = "01_build_chimed"
@@ -123,17 +123,14 @@ def _card(run: Run, manifest: Mapping[str, Any], counts: Counts, **told: Any) ->
     )
 
 
+@as_command
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code, 2 after an error (one sentence on stderr)."""
     parser = argparse.ArgumentParser("python -m qilin_lib.chimed.dataset", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("run_or_folder", help="name of a run, e.g. smoke, or a folder with a finished 01_build_chimed")
     parser.add_argument("dest", type=Path, help="folder to make; must not exist or be empty")
     parser.add_argument("--licences", nargs="+", default=(), metavar="LICENCE", help="keep only records under these")
-    try:
-        counts = export(**vars(parser.parse_args(arguments)))
-    except QilinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    counts = export(**vars(parser.parse_args(arguments)))
     left = sum(count for (*_, column), count in counts.items() if column == COLUMNS[2])
     print(f"{counts.total() - left:,} records written, {left:,} left out; read README.md before you hand them on")
     return 0

@@ -27,7 +27,7 @@ from qilin_lib.chimed import batches, build, sources
 from qilin_lib.chimed.ledger import Ledger
 from qilin_lib.chimed.pool import Pool, cores
 from qilin_lib.chimed.verdicts import Corpus
-from qilin_lib.errors import QilinError, nearest
+from qilin_lib.errors import QilinError, as_command, nearest
 from qilin_lib.schema import Build
 
 try:
@@ -111,6 +111,7 @@ def pipeline(run: Run, tasks: int, executor: str, **options: Any) -> list[Any]:
     return made
 
 
+@as_command
 def main(arguments: list[str]) -> int:
     """Run, or for Slurm submit, all stages; 2 when something the user can mend stands in the way."""
     form = argparse.RawDescriptionHelpFormatter
@@ -124,12 +125,8 @@ def main(arguments: list[str]) -> int:
     given = parser.parse_args(arguments)
     options, asked = (dict(pair.partition("=")[::2] for pair in pairs) for pairs in (given.set, given.param))
     options = {name: int(value) if value.lstrip("-").isdecimal() else value for name, value in options.items()}
-    try:
-        loaded = params.load("01_build_chimed", {name: yaml.safe_load(value) for name, value in asked.items()})
-        pipeline(Run(loaded, given.raw, given.out), given.tasks, given.executor, **options)[-1].run()
-    except QilinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    loaded = params.load("01_build_chimed", {name: yaml.safe_load(value) for name, value in asked.items()})
+    pipeline(Run(loaded, given.raw, given.out), given.tasks, given.executor, **options)[-1].run()
     return 0
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from qilin_lib import files, runs
-from qilin_lib.errors import QilinError
+from qilin_lib.errors import QilinError, as_command
 from qilin_lib.evaluate.intervals import wilson
 from qilin_lib.evaluate.replies import spoken
 from qilin_lib.train.questions import is_question
@@ -57,16 +57,13 @@ def table(run_dir: Path) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+@as_command
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code, 2 after an error (one sentence on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m qilin_lib.evaluate.asks", description=__doc__)
     parser.add_argument("run", help="a folder of runs/, e.g. bianque")
     run = parser.parse_args(arguments).run
-    try:
-        print(table(runs.find(run).dir).to_string(index=False))
-    except QilinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(table(runs.find(run).dir).to_string(index=False))
     return 0
 
 

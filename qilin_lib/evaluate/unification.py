@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from qilin_lib import files, runs
 from qilin_lib.chains import BUILD, TOKENIZE
-from qilin_lib.errors import QilinError
+from qilin_lib.errors import QilinError, as_command
 from qilin_lib.evaluate.endpoint import EndpointBackend, connected
 from qilin_lib.evaluate.prompts import Prompt
 from qilin_lib.evaluate.replies import STOP, spoken
@@ -102,6 +102,7 @@ def _replies(
     return {name: found[name] for name in prompts if name in found}
 
 
+@as_command
 def main(arguments: list[str] | None = None) -> int:
     """Unify the documents of a run; returns the exit code, 2 after an error (one sentence on stderr)."""
     command = argparse.ArgumentParser(prog="python -m qilin_lib.evaluate.unification", description=__doc__)
@@ -110,20 +111,16 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("model", help="its name at the endpoint")
     command.add_argument("endpoint", help="base URL of an OpenAI-compatible server; the key is in OPENAI_API_KEY")
     given = command.parse_args(arguments)
-    try:
-        counts = _of_run(given)
-    except ValidationError as failure:
-        print(f"error: {failure_sentence(Baseline, failure)}", file=sys.stderr)
-        return 2
-    except QilinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    counts = _of_run(given)
     print("\n".join(f"{counts[name]:8,} {name}" for name in counts))
     return 0
 
 
 def _of_run(given: argparse.Namespace) -> dict[str, int]:
-    line, run = Baseline(model=given.model, endpoint=given.endpoint), runs.find(given.run)
+    try:
+        line, run = Baseline(model=given.model, endpoint=given.endpoint), runs.find(given.run)
+    except ValidationError as failure:
+        raise QilinError(failure_sentence(Baseline, failure)) from None
     if not run.finished(TOKENIZE):
         raise QilinError(f"run '{run.name}' has not finished {TOKENIZE}: run notebooks/{TOKENIZE}.ipynb first")
     passages = ((row["id"], row["text"]) for row, _ in documents(run.dir / BUILD, run.dir / TOKENIZE))

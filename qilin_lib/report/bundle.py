@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from qilin_lib import files, runs
-from qilin_lib.errors import QilinError, visible
+from qilin_lib.errors import QilinError, as_command, visible
 from qilin_lib.runs import environment
 
 HIDDEN = "[hidden]"
@@ -41,6 +41,7 @@ LONGEST = 300
 LONGEST_CELL = 16
 
 
+@as_command
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code, 2 after an error (one sentence on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m qilin_lib.report.bundle", description=__doc__)
@@ -48,11 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("target", nargs="?", type=Path, help="file to write (default: RUN-bundle.zip here)")
     parser.add_argument("--texts", action="store_true", help="also notebooks, records, whole logs: texts of the data")
     options = parser.parse_args(arguments)
-    try:
-        path = write(options.run, options.target or Path(f"{options.run}-bundle.zip"), options.texts)
-    except QilinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    path = write(options.run, options.target or Path(f"{options.run}-bundle.zip"), options.texts)
     with zipfile.ZipFile(path) as bundle:
         print(*(visible(name) for name in bundle.namelist()), sep="\n")
     print(f"{path}: {path.stat().st_size:,} bytes; look into it before you send it")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from qilin_lib import chains, files, runs
-from qilin_lib.errors import QilinError, nearest
+from qilin_lib.errors import QilinError, as_command, nearest
 from qilin_lib.models.adapters import base_of
 from qilin_lib.models.load import load_tokenizer
 from qilin_lib.models.merge import merge
@@ -30,6 +30,7 @@ CONVERTER = "convert_hf_to_gguf.py"
 GGUF = "model.gguf"
 
 
+@as_command
 def main(arguments: list[str] | None = None) -> int:
     """The command; returns the exit code, 2 after an error (one sentence on stderr)."""
     parser = argparse.ArgumentParser(prog="python -m qilin_lib.report.export", description=__doc__)
@@ -40,11 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--gguf", action="store_true", help="also model.gguf, by llama.cpp's convert_hf_to_gguf.py")
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload the folder to this repository of the hub")
     options = parser.parse_args(arguments)
-    try:
-        made = export(**vars(options))
-    except QilinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    made = export(**vars(options))
     print(f"{made}: {len(list(made.iterdir()))} files, checked against the run's manifest; read README.md first")
     if options.push:
         print(f"uploaded to https://huggingface.co/{options.push}; a new repository there is private")

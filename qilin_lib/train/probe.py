@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from qilin_lib import chains, files, params, runs
-from qilin_lib.errors import QilinError
+from qilin_lib.errors import QilinError, as_command
 from qilin_lib.models.base import base_path, local
 from qilin_lib.models.shapes import sizes
 from qilin_lib.tokens.pack import pack
@@ -96,16 +96,13 @@ def work(job: SimpleNamespace) -> None:
     files.write_json(job.out / "facts.json", measure(job, job.parameters.block_size))
 
 
+@as_command
 def main(arguments: list[str]) -> int:
     """Print the facts of NOTEBOOK and PROFILE; returns the exit code."""
     if len(arguments) != 2:
         print("usage: python -m qilin_lib.train.probe NOTEBOOK PROFILE, e.g. 05_dpo full_a100", file=sys.stderr)
         return 2
-    try:
-        print(*(f"{name}: {value}" for name, value in start(*arguments).items()), sep="\n")
-    except QilinError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(*(f"{name}: {value}" for name, value in start(*arguments).items()), sep="\n")
     return 0
 
 
