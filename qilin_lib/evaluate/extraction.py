@@ -134,7 +134,7 @@ def extract_letters(text: str, options: Options, multiple: bool, cut: bool = Fal
 def _answer(text: str, options: Options, multiple: bool, cut: bool, question: str) -> str:
     short = len(text) <= SHORT and text.count("。") < 3 and not cut
     text, found = marked(text, options)
-    said = list(_said(text, found, not CUES.negative.search(question) if question else None))
+    said = list(_said(text, found, not negative(question) if question else None))
     undecided = not multiple and any(both.end() > text.rfind(MARK) for both in CUES.both.finditer(text))
     decided = _last(said, "answers", multiple)
     if decided is not None:
