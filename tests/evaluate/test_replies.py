@@ -249,6 +249,29 @@ def test_the_word_of_the_question_decides_and_two_first_choices_are_none(
     assert answers(ceval, [Reply(text)], [OPTIONS], [question])[0]["prediction"] == letters
 
 
+LIST = "A. 支气管哮喘\nB. 肺炎\nC. 肺结核\nD. 肺癌"
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        (f"C\n\n最常见的并发症是\n{LIST}\n答案：B\n\n最突出的表现是\n{LIST}\n答案：A", "C"),
+        (f"问题：午后低热见于\n选项：{LIST}\n回答：C. 肺结核\n解释：肺炎多有高热，肺癌少有盗汗。", "C"),
+        ("Fever is high in 肺炎. The answer is therefore 肺结核.", "C"),
+        ("从年龄看，乍一看似乎应选D，但起病急，不作考虑。\n\n答案：B", "B"),
+        ("肺炎起病急（B），肺癌起病缓（D）。\n\n因此，根据病程，可以选择B或D，具体由医生决定。", None),
+        ("答案：C\n\n解析：肺结核多有盗汗。\n\n综上所述，最可能的诊断是B. 肺炎。", None),
+    ],
+)
+def test_a_run_on_with_the_same_options_and_what_is_left_open(text: str, letter: str | None) -> None:
+    assert answers(ceval, [Reply(text)], [OPTIONS], ["午后低热最可能见于"])[0]["prediction"] == letter
+
+
+def test_a_list_below_an_answer_is_no_range_of_letters() -> None:
+    text = "**答案：A、B**\n\n- **Ⅰ型**：哮喘。\n- **Ⅱ型**：肺结核。"
+    assert answers(cmexam, [Reply(text)], [OPTIONS], ["下列疾病有"])[0]["prediction"] == "AB"
+
+
 def test_a_decision_before_the_clause_that_was_cut_and_a_line_of_its_own_count() -> None:
     assert read("肺炎多有高热。只有肺结核有盗汗，因此本题的正确答案为C，即肺部的结核", LENGTH) == "C"
     assert read("C. 肺结核\n\n解析：\n肺炎多有高热。\n肺炎多有高热。\n肺炎多有", LENGTH) == "C"
