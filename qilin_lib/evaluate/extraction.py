@@ -120,11 +120,13 @@ def extract_letters(text: str, options: Options, multiple: bool, cut: bool = Fal
     """
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]}\n{text[-LONGEST // 2 :]}"
-    text = _without_echo(normal(text), options)
+    text = normal(text)
     text = text[max((match.start() for match in _RETRACTED.finditer(text)), default=0) :]
+    # Before copies of the options go: those of an invented question may be the same.
     further = NEXT.search(text)
     for part in (text[: further.start()], text) if further else (text,):
         # Behind an invented question other words may be meant.
+        part = _without_echo(part, options)
         letters = "".join(sorted(set(_answer(part, options, multiple, cut, "" if further else question))))
         if letters:
             return letters if multiple or len(letters) == 1 else None
@@ -135,7 +137,8 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool, question: st
     short = len(text) <= SHORT and text.count("。") < 3 and not cut
     text, found = marked(text, options)
     said = list(_said(text, found, not negative(question) if question else None))
-    undecided = not multiple and any(both.end() > text.rfind(MARK) for both in CUES.both.finditer(text))
+    open_ = bool(said) and not said[-1].mention.sure and said[-1].says("concludes")
+    undecided = not multiple and (open_ or any(both.end() > text.rfind(MARK) for both in CUES.both.finditer(text)))
     decided = _last(said, "answers", multiple)
     if decided is not None:
         return "" if undecided or _contradicted(text, said, decided) else decided

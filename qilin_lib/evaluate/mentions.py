@@ -33,7 +33,7 @@ _SPACED = re.compile(
 _EMPHASIS = re.compile(r"[*`$_]|(?m:^)#+")
 # What Cantonese says in a reply of option and answer; the script itself is OpenCC's to simplify.
 _CANTONESE = str.maketrans("係揀啱", "是选对")
-_RANGE = re.compile(r"(?<![A-Z\d])([A-Z])\s*[至到~–—-]\s*([A-Z])(?![A-Za-z\d-])")
+_RANGE = re.compile(r"(?<![A-Z\d])([A-Z])[ \t]*[至到~–—-][ \t]*([A-Z])(?![A-Za-z\d-])")
 _LETTERS = r"(?<![A-Za-z0-9°\-])[A-Z]+(?![A-Za-z0-9\-])"
 _SMALL = re.compile(
     r"((?:答案|选项?|选择|[Aa]nswer(?: is)?|[Aa]ns|[Oo]ption|choose|it's)[\s:是为\"'(]*|\A[\s(]*)"
