@@ -81,16 +81,17 @@ def cued(text: str) -> dict[int, str]:
 
 # --- cues behind a name -----------------------------------------------------------------------------------------------
 
-_CALLED = frozenset("姐哥叔姨婶嫂总")
+_CALLED = frozenset("姐哥叔姨婶嫂总伯")
 TITLES, ACTED = frozenset(listed("titles")), frozenset(listed("acts"))
 TITLE, _ACTS = trie(listed("titles")), trie(listed("acts"))
-_RELATION = "(?:患者|病人)?之?[父母儿女妻夫子弟兄姐妹侄媳婿][子女亲友]?"
-_OWN = "之[父母儿女妻夫子]|的[妈爸][妈爸]|的家属|名下|个人(?:主页|账号|微信|博客)"
+_KIN_OF = "[为系是]其[父母儿女妻夫子弟兄姐妹侄媳婿胞堂表叔伯舅姑姨孙爱朋同邻]"
+_RELATION = "(?:患者|病人)?之?[长次]?[父母婴儿女妻夫子弟兄姐妹侄媳婿][子女亲友]?"
+_OWN = "之[长次]?[父母婴儿女妻夫子]|的[妈爸][妈爸]|的家属|名下|个人(?:主页|账号|微信|博客)"
 _RIGHT = {
     "sexed": r"[）)]? ?[，,、（(\s/]\s?(?:男|女|性别|孕\d|\d{1,3} ?[岁周月]|[MF](?:[，, ]|\Z))"
     r"|[男女][，,性\d]| ?\d{1,3} ?岁",
     "year": r"[，,] ?\d{2,4}[年./-]\d",
-    "of": rf" ?[（(](?:{_RELATION}[）)]|住院号|药师)|{_OWN}|家属|[妈爸]妈|妈妈|爸爸",
+    "of": rf" ?[（(](?:{_RELATION}[）)]|住院号|药师)|{_KIN_OF}|{_OWN}|家属|[妈爸]妈|妈妈|爸爸",
     "called": rf"老(?=[按谓曰云说认师的治])|[{''.join(sorted(_CALLED))}]",
     "title": TITLE,
     "hidden": rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?{HIDDEN}|{HIDDEN}",
@@ -105,7 +106,7 @@ _SEXED = r"(?<=[，, 　（(/].)(?=[，, /]|\Z)"
 behind = re.compile(
     # Each alternative begins with a plain character, so that the engine skips quickly.
     rf"{TITLE}|老(?=[按谓曰云说认师的治])|两位|二位|三位|M(?<=[，, /].)(?=[，, /])|F(?<=[，, /].)(?=[，, /])|{_ACTS}"
-    rf"|男{_SEXED}|女{_SEXED}|（{_RELATION}）|\({_RELATION}\)|之[父母儿女妻夫子]|妈妈|爸爸|家属|名下|收(?=[，,])"
+    rf"|{_KIN_OF}|男{_SEXED}|女{_SEXED}|（{_RELATION}）|\({_RELATION}\)|之[长次]?[父母婴儿女妻夫子]|妈妈|爸爸|家属|名下|收(?=[，,])"
     rf"|{'|'.join(sorted(_CALLED))}|{HIDDEN}"
 ).finditer
 _lead = re.compile(rf"[，,（( 　]{{1,2}}(?:{HAN}{{0,8}}[：: ]?)?\Z").search

@@ -42,8 +42,15 @@ def words() -> tuple[dict[str, int], frozenset[str]]:
         if len(word) < 3 or tag[:2] != "nr" and len(word) <= _LONGEST
     }
     known |= {word: max(known.get(word, -144), -144) for word in listed("more_words")}
-    common = frozenset(word for word, count, tag in rows if tag[:2] != "nr" or len(word) == 2 and count > 200)
+    common = frozenset(word for word, count, tag in rows if _is_word(word, count, tag))
     return known, common | frozenset(listed("more_words"))
+
+
+def _is_word(word: str, count: int, tag: str) -> bool:
+    """Whether an entry of the dictionary is no name: "老周" and "小范", which it holds, too, are rare."""
+    if len(word) == 2 and word[0] in "小老阿" and word[1] in SURNAMES:
+        return tag[:2] != "nr" and count > 100
+    return tag[:2] != "nr" or len(word) == 2 and count > 200
 
 
 @cache
@@ -59,9 +66,9 @@ def _jieba(name: str) -> Path:
     return Path(find_spec("jieba").origin).parent / name
 
 
-@lru_cache(4096)
-def read(text: str) -> int:
-    """The log probability of the likeliest words that `text` is made of."""
+@lru_cache(1 << 15)
+def readings(text: str) -> tuple[int, ...]:
+    """For each beginning of `text`, the empty one first, the log probability of its likeliest words."""
     known, best = words()[0].get, [0]
     for end in range(1, len(text) + 1):
         most = best[-1] + known(text[end - 1], _UNKNOWN)
@@ -70,7 +77,7 @@ def read(text: str) -> int:
             if value is not None and best[start] + value > most:
                 most = best[start] + value
         best.append(most)
-    return best[-1]
+    return tuple(best)
 
 
 def surname_of(name: str) -> str:
@@ -96,6 +103,7 @@ def named(name: str) -> int:
 
 _BEHIND = re.compile(rf"{HAN}{{0,4}}").match
 _BEFORE = re.compile(rf"{HAN}{{0,3}}$").search
+_AHEAD = re.compile(rf"{HAN}*").match
 
 
 def odds(text: str, start: int, end: int) -> int:
@@ -104,5 +112,12 @@ def odds(text: str, start: int, end: int) -> int:
     In sixteenths of a natural logarithm.
     """
     before = _BEFORE(text[max(0, start - 3) : start])[0]
-    name, behind = text[start:end].replace(" ", ""), _BEHIND(text, end)[0]
-    return read(before) + named(name) + read(behind) - read(before + name + behind)
+    name, behind = text[start:end], _BEHIND(text, end)[0]
+    # Names of several lengths that begin here read the same letters.
+    ahead = _AHEAD(text, start, max(start + 8, end + 4))[0]
+    if len(ahead) < end - start:
+        name = name.replace(" ", "")
+        ahead = name + behind
+    values = readings(before + ahead)
+    whole = values[len(before) + len(name) + len(behind)]
+    return values[len(before)] + named(name) + readings(behind)[-1] - whole

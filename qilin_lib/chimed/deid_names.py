@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib.resources import files
+from typing import Any
 
 from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, Rule, Spans, listed, trie
 from qilin_lib.chimed.deid_cues import (
@@ -30,8 +31,8 @@ from qilin_lib.chimed.deid_cues import (
 from qilin_lib.chimed.deid_model import DOUBLE, SMALL, SURNAMES, SYLLABLES, odds, surname_of, words
 
 Place = tuple[int, int]
-# What stands before and behind, the form, the kind of surname, whether somebody speaks, the score, and what are words.
-Key = tuple[str, str, str, str, bool, int | None, str]
+# What makes features, and from what: the sum of their weights is kept (`_weight`).
+Part = tuple[Any, ...]
 
 # --- texts without persons to protect ---------------------------------------------------------------------------------
 
@@ -41,6 +42,7 @@ _old = re.compile(
 _modern = re.compile("[的了是我你您们很吗呢吧患0-9A-Za-z]").findall
 _title = re.compile(r".{0,60}(?:指南|方案|规范|共识|规程|标准|手册)(?:[（(].{0,20}[）)])?\n").match
 _chapter = re.compile(r"《[^》\n]+》[^，。\n]*\n").match
+_ANCIENT = frozenset(listed("ancients"))
 _PRINTED = ("按姓氏", "参考文献", "et al", "[J]", "[M]", "日印发")
 
 
@@ -51,7 +53,7 @@ def public(text: str) -> bool:
     head, book = text[:600], _chapter(text)
     old, modern = _old(head), len(_modern(head))
     classical = len(old) > (1 if book else 2) and len(set(old)) > 1 and len(old) > 2 * modern
-    return classical or book is not None and not modern
+    return classical or not modern and (book is not None or bool(old) and any(name in head for name in _ANCIENT))
 
 
 # --- shapes -----------------------------------------------------------------------------------------------------------
@@ -72,8 +74,8 @@ _NAMING = ("label", "staff", "said", "asked", "reply")
 
 def _ends(text: str, start: int, cue: str = "") -> Iterator[int]:
     """Where a name that begins at `start` may end."""
-    if cue == "nick":
-        yield start + len(surname_of(text[start : start + 2]))
+    if cue in ("nick", "twice"):
+        yield start + (2 if cue == "twice" else len(surname_of(text[start : start + 2])) or 1)
         return
     shape = _shape(text, start)
     if shape is None:
@@ -92,6 +94,9 @@ def _ends(text: str, start: int, cue: str = "") -> Iterator[int]:
     if not dots and not blank and not SYLLABLES.issuperset(shape[0][:4]):
         longest = min(longest, start + len(surname_of(shape[0]) or " ") + 2)
     yield from range(shortest, longest + 1)
+    if cue[-1:] == ":" and shape.end() > longest:
+        # "患者姓名：吉木阿呷": what a label introduces may be longer than a name is elsewhere.
+        yield shape.end()
 
 
 _EDGES = frozenset(BORDERS) | frozenset(listed("leads")[0])
@@ -100,8 +105,11 @@ _EDGES = frozenset(BORDERS) | frozenset(listed("leads")[0])
 def _begins(text: str, end: int, longest: int) -> Iterator[int]:
     """Where a name that ends at `end` may begin."""
     start = end
-    while start and end - start < longest and "\u4e00" <= text[start - 1] <= "\u9fa5":
+    while start and end - start < 6 and "\u4e00" <= text[start - 1] <= "\u9fa5":
         start -= 1
+        # Names of minorities are longer.
+        if end - start > longest and not SYLLABLES.issuperset(text[start:end]):
+            break
         if text[start] in FIRST or text[start] in EXTRA and (start == 0 or text[start - 1] in _EDGES):
             yield start
     if start and text[start - 1] in _ODD and (shape := _shape_before(text, max(0, end - 24), end)):
@@ -119,7 +127,9 @@ _last = re.compile(
 ).search
 _signed = re.compile(rf"[。！!　] ?(?P<name>[{_any}]{HAN}{{1,2}}){_day}(?=\n)").finditer
 _opening = re.compile(rf"^(?P<name>[{_any}]{HAN}{{1,3}})(?=[，, 　])", re.MULTILINE).finditer
-_nick = re.compile(rf"[小老阿](?P<name>{trie(DOUBLE)}|[{''.join(sorted(SURNAMES))}])").finditer
+_nick = re.compile(rf"[小老阿](?P<name>{trie(DOUBLE)}|[{''.join(sorted(SURNAMES | set(listed('pets')[0])))}])").finditer
+# What parents call a child: "豆豆今天退烧了".
+_twice = re.compile(rf"([{listed('pets')[0]}])\1").finditer
 _dots = re.compile(rf"(?<=[{''.join(sorted(SYLLABLES))}])[{_DOTS}](?={HAN})").finditer
 _syllables = re.compile(rf"[{''.join(sorted(SYLLABLES))}]*\Z").search
 # What begins with a surname that is hardly a word may be a name anywhere: "沈浪", "欧阳静".
@@ -136,6 +146,8 @@ def places(text: str) -> tuple[dict[Place, None], dict[int, str]]:
     for match in _nick(text):
         if match[0] not in words()[1]:
             starts[match.start("name")] = "nick"
+    for match in _twice(text):
+        starts.setdefault(match.start(), "twice")
     for cue, matches in (
         ("opens", _opening(text)),
         ("signs", _signed(text)),
@@ -168,7 +180,6 @@ def _uncued(text: str) -> Iterator[int]:
 
 
 _LED, _EVERYDAY, _NEVER = (frozenset(listed(key)) for key in ("led_only", "everyday", "never_alone"))
-_ANCIENT = frozenset(listed("ancients"))
 _CLINICAL = tuple(listed("clinical"))
 _NO_NAMES = ACTED | TITLES | {"麻醉", "宣教", "查房"}
 _NO_PART = SMALL | frozenset("某氏症癌瘤疮疹痣痛病药膏酸剂肿胀泻")
@@ -186,7 +197,7 @@ def _possible(text: str, start: int, end: int, starts: dict[int, str]) -> bool:
     # "胡萝卜", "羊角风", "帕金森病": a word of three letters, or the name of a disease, whatever stands beside it.
     if len(name) > 2 and (name in words()[1] or name[-1] in _NO_PART):
         return False
-    return name not in _NEVER and (len(name) > 3 or _NO_PART.isdisjoint(name[1:])) and not name.startswith(_CLINICAL)
+    return (len(name) > 3 or _NO_PART.isdisjoint(name[1:])) and not name.startswith(_CLINICAL)
 
 
 # --- features ---------------------------------------------------------------------------------------------------------
@@ -229,62 +240,94 @@ def _left(text: str, start: int, cue: str) -> str:
     return "lead" if text[start - 1] in _LEADS or text[start - 2 : start] in _LEAD_WORDS else "other"
 
 
-def features(text: str, start: int, end: int, cue: str, told: bool) -> tuple[Key, list[str]]:
-    """What tells for or against a name at text[start:end]: what it shares with many places, and its letters."""
+def features(text: str, start: int, end: int, cue: str, told: bool) -> list[Part]:
+    """What tells for or against a name at text[start:end], in parts that are the same at many places."""
     name = text[start:end]
     plain = name.replace(" ", "").replace("　", "")
     left, right = _left(text, start, cue), right_of(text, end)
     surname, form = surname_of(plain), _form(name, plain)
     before, after = text[max(0, start - 3) : start] or "^", text[end : end + 3] or "$"
-    one, next_ = before[-1], after[0]
     is_han = form[0] == "h"
-    kind = _surname_kind(plain, surname) if is_han else form[:4] + (str(next_ in SYLLABLES) if form[0] == "d" else "")
-    letters = [
-        f"<{one}", f"<<{before[-2:]}", f"<<<{before}", f">{next_}", f">>{after[:2]}", f">>>{after}",
-        f"<>{one}|{next_}", f"<k{one}|{kind}", f">k{next_}|{kind}", f"<f{one}|{form}", f">f{next_}|{form}",
-    ]  # fmt: skip
+    kind = _surname_kind(plain, surname)
     if not is_han:
-        return (left, right, form, kind, told, None, ""), letters
+        kind = form[:4] + (str(after[0] in SYLLABLES) if form[0] == "d" else "")
+    parts: list[Part] = [(_before, before, kind, form), (_behind, after, kind, form), (_beside, before[-1], after[0])]
+    if not is_han:
+        return [*parts, (_shape_tags, left, right, form, kind, told)]
     common, given = words()[1], plain[len(surname) :]
     joins = f"{text[max(0, start - 1) : start + 1] in common:d}{text[end - 1 : end + 1] in common:d}"
     joins += f"{plain in common:d}{text[end : end + 2] in common:d}"
-    letters += [f"0{text[start]}|{form}", f"0r{text[start]}|{right}", f"-1{plain[-1]}", f"1{given[:1]}"]
-    if len(given) == 2:
-        letters.append(f"g{given in common}|{left}")
-    for flag, holds in (
-        ("gap", plain != name),
-        ("sure", cue[-1:] == ":" and right == "border" and kind in ("common", "rare") and plain not in common),
-        ("nothing", plain in _NOTHING),
-        ("heading", plain.startswith(_HEADINGS)),
-        ("ending", plain[-1] in "者儿人痰之"),
-        ("crossing", end - start > 1 and any(_crossing(text, place) for place in range(start + 1, end))),
-    ):
-        if holds:
-            letters += [flag, f"{flag}{left}"]
+    flags = "".join(
+        flag
+        for flag, holds in (
+            (" gap", plain != name),
+            (" sure", cue[-1:] == ":" and right == "border" and kind in ("common", "rare") and plain not in common),
+            (" nothing", plain in _NOTHING),
+            (" heading", plain.startswith(_HEADINGS)),
+            (" ending", plain[-1] in "者儿人痰之"),
+            (" crossing", end - start > 1 and any(_crossing(text, place) for place in range(start + 1, end))),
+            (f" g{given in common}|", len(given) == 2),
+        )
+        if holds
+    )
     score = max(-5, min(6, odds(text, start, end) // 32))
-    return (left, right, form, kind, told, score, joins), letters
+    return [
+        *parts,
+        (_letters, text[start], plain[-1], given[:1], form, right),
+        (_flags, flags, left),
+        (_shape_tags, left, right, form, kind, told),
+        (_word_tags, left, right, form, kind, told, score, joins),
+    ]
 
 
-def shared(key: Key) -> list[str]:
-    """The features of the shape of a place, of what stands beside it, and of how well it reads as a name."""
-    left, right, form, kind, told, score, joins = key
-    found = [
+def _before(before: str, kind: str, form: str) -> list[str]:
+    one = before[-1]
+    return [f"<{one}", f"<<{before[-2:]}", f"<<<{before}", f"<k{one}|{kind}", f"<f{one}|{form}"]
+
+
+def _behind(after: str, kind: str, form: str) -> list[str]:
+    one = after[0]
+    return [f">{one}", f">>{after[:2]}", f">>>{after}", f">k{one}|{kind}", f">f{one}|{form}"]
+
+
+def _beside(one: str, following: str) -> list[str]:
+    return [f"<>{one}|{following}"]
+
+
+def _letters(first: str, last: str, given: str, form: str, right: str) -> list[str]:
+    return [f"0{first}|{form}", f"0r{first}|{right}", f"-1{last}", f"1{given}"]
+
+
+def _flags(flags: str, left: str) -> list[str]:
+    return [tag for flag in flags.split() for tag in (flag, f"{flag}{left}")]
+
+
+def _shape_tags(left: str, right: str, form: str, kind: str, told: bool) -> list[str]:
+    """The shape of a place and what stands beside it."""
+    return [
         "bias", f"f{form}", f"k{kind}", f"l{left}", f"r{right}", f"lr{left}|{right}", f"lf{left}|{form}",
         f"rf{right}|{form}", f"lk{left}|{kind}", f"rk{right}|{kind}", f"fk{form}|{kind}", f"lrf{left}|{right}|{form}",
         f"lrk{left}|{right}|{kind}", f"t{told:d}{left}", f"tr{told:d}{left}|{right}",
     ]  # fmt: skip
-    if score is None:
-        return found
+
+
+def _word_tags(left: str, right: str, form: str, kind: str, told: bool, score: int, joins: str) -> list[str]:
+    """How well a place reads as a name, and what of it and beside it are words."""
     opens, ends, word, ahead = joins
-    if left in ("other", "lead", "border"):
-        found += [f"u{kind}|{form}|{score}", f"u{told:d}{form}|{score}|{opens}{ends}{word}"]
+    bare = left in ("other", "lead", "border")
     return [
-        *found, f"w{word}|{form}", f"wl{word}|{left}", f"wr{word}|{right}", f"lw{left}|{word}|{right}",
+        *[f"u{kind}|{form}|{score}", f"u{told:d}{form}|{score}|{opens}{ends}{word}"] * bare,
+        f"w{word}|{form}", f"wl{word}|{left}", f"wr{word}|{right}", f"lw{left}|{word}|{right}",
         f"j{opens}{ends}|{form}", f"jl{opens}|{left}", f"jr{ends}|{right}",
         f"a{ahead}|{right}|{form}", f"al{ahead}|{left}|{right}",
         f"o{score}", f"of{score}|{form}", f"ol{score}|{left}", f"or{score}|{right}", f"ok{score}|{kind}",
         f"lo{left}|{score // 2}|{right}", f"s{kind}|{left}|{right}|{score > 1}", f"to{told:d}{score}|{left}",
     ]  # fmt: skip
+
+
+def tags(parts: list[Part]) -> list[str]:
+    """The features of a place, each of which has a weight of its own."""
+    return [tag for make, *given in parts for tag in make(*given)]
 
 
 # --- the decision -----------------------------------------------------------------------------------------------------
@@ -296,9 +339,9 @@ def weights() -> dict[str, int]:
     return json.loads(files("qilin_lib.chimed").joinpath("data/deid_weights.json").read_text(encoding="utf-8"))
 
 
-@lru_cache(1 << 16)
-def _common(key: Key) -> int:
-    return sum(weights().get(tag, 0) for tag in shared(key))
+@lru_cache(1 << 17)
+def _weight(part: Part) -> int:
+    return sum(weights().get(tag, 0) for tag in tags([part]))
 
 
 def proposed(text: str) -> Iterator[tuple[Place, str, bool]]:
@@ -338,8 +381,7 @@ def _names(text: str) -> Spans:
         return
     values = {}
     for (start, end), cue, told in proposed(text):
-        key, letters = features(text, start, end, cue, told)
-        values[start, end] = _common(key) + sum(weights().get(tag, 0) for tag in letters)
+        values[start, end] = sum(map(_weight, features(text, start, end, cue, told)))
     for match in _surname_alone(text) if "姓" in text else ():
         values |= {match.span(part): 10**6 for part in (1, 2, 3) if _called(match, part)}
     yield from best(values)

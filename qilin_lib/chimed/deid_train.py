@@ -23,7 +23,7 @@ from qilin_lib.chimed import sources
 from qilin_lib.chimed.clean import clean
 from qilin_lib.chimed.deid_base import HIDDEN, listed
 from qilin_lib.chimed.deid_model import DOUBLE, SURNAMES, SYLLABLES, dictionary, name_letters, words
-from qilin_lib.chimed.deid_names import best, features, proposed, public, shared
+from qilin_lib.chimed.deid_names import best, features, proposed, public, tags
 from qilin_lib.chimed.deid_score import Case, labelled_cases
 from qilin_lib.chimed.deidentify import blotted, blotted_numbers
 from qilin_lib.chimed.records import Rejection, content
@@ -140,9 +140,9 @@ def fill(frame: str, dice: random.Random) -> tuple[str, list[Place]]:
 
 def examples(source: str, text: str, names: list[Place]) -> Iterator[Example]:
     """The places of one text, with the features of each."""
-    found = [(place, features(text, *place, cue, told)) for place, cue, told in proposed(text)]
+    found = [(place, tags(features(text, *place, cue, told))) for place, cue, told in proposed(text)]
     if found:
-        yield source, [(place, shared(key) + letters, place in names) for place, (key, letters) in found]
+        yield source, [(place, having, place in names) for place, having in found]
 
 
 def views(text: str, names: list[Place]) -> Iterator[tuple[str, list[Place]]]:

@@ -34,7 +34,7 @@ _hinted, _hinted_direct = (
 )
 # Full-width digits, letters and signs, each with its plain character: positions stay as they are.
 _WIDE = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
-_WIDE |= {ord(wide): plain for wide, plain in zip("＠．－＋＿", "@.-+_", strict=True)}
+_WIDE |= {ord(wide): plain for wide, plain in zip("＠．－＋＿／｜", "@.-+_/|", strict=True)}
 _wide = re.compile(f"[{''.join(map(chr, sorted(_WIDE)))}]").search
 _placeholders = re.compile(rf"\[({'|'.join(KINDS)})\]").finditer
 # So long is a value that means the same wherever it stands.
