@@ -29,12 +29,12 @@ from qilin_lib.schema import Strict
 PARENTS = chains.graph(chains.DEFAULT)
 # By notebook. Raise a number by hand in the commit that moves its results; golden and byte tests say when.
 VERSION = dict.fromkeys(PARENTS, 2) | {
-    "01_build_chimed": 9,
+    "01_build_chimed": 10,
     "02_tokenize": 3,
     "05_dpo": 5,
-    "06_eval": 9,
+    "06_eval": 10,
     "08_rlhf": 6,
-    "09_bias": 9,
+    "09_bias": 10,
 }
 # Timings differ between two makings of the same bytes; equal bytes keep children valid.
 UNSTABLE = (".log", "log.jsonl", "facts.json")
