@@ -17,14 +17,14 @@ _STATES = "省|自治区|市|州|盟|县|区|旗"
 _TOWNS = "街道|镇|乡|[农林]场"
 _LEVEL = f"(?:{_STATES}|{_TOWNS})"
 _AREA = f"(?:{_P}{{2,7}}?(?:{_STATES}|{_TOWNS}|村|社区))"
-_UNITS = "(?:号院|号楼|号|支?弄|栋|幢|座|单元|楼|层|室|房|门|组|社|队|舍|排|街坊)"
+_UNITS = "(?:号院|号楼|号|支?弄|栋|幢|座|单元|楼|层阁?|室|房|门|组|社|队|舍|排|街坊)"
 _ESTATES = "(?:小区|花园|家园|苑|公寓|新村|社区|宿舍|家属[院区楼]|里)"
 _DOOR = rf"(?:{_P}{{0,4}}?{_ESTATES}?{_N}{_UNITS})"
 _NO_MEASURE = r"(?![\d.]| ?(?:[mμ]?g|m?[lL]|元|次|例|之间))"
 # What leads on from a door or a village to one household: "西头第三户", "往上走第三户", "后院".
 _TAIL = (
     rf"(?:{HAN}{{0,12}}?第[一二三四五六七八九十\d]{{1,3}}[家户]|[东西南北前后]?门?往?[东西南北]?第{_CN}[栋幢排]"
-    r"|[前后][院楼]|亭子间|顶楼|架空层|[东西南北村路街巷][头尾口])?"
+    r"|[前后][院楼]|亭子间|三层阁|顶楼|架空层|[东西南北村路街巷][头尾口])?"
 )
 _END = (
     rf"(?:之[一二三四五六七八九十\d]{{1,2}})?(?:(?:地下室|[东西南北前后]门|[东西中]户)[A-Za-z]?\d{{0,3}}"
@@ -40,14 +40,14 @@ _PART = rf"(?:(?:[东西南北中]?{_CN}|[A-Z\d]{{1,2}}|[东西南北中])[期�
 _STREET_AT = r"[路街巷弄道同区园苑寓村舍里段居期][东西南北中]?(?:[甲乙丙丁附副]?\d{1,5}|[A-Z])[号弄院栋幢座排]"
 # Two levels or more go as a whole, whatever stands between them and the last door.
 _DOORS = (
-    rf"(?:[附副]?\d{{1,5}}(?:号[楼院]?|弄|栋|幢|座|单元|连|排|(?<=[村镇乡委屯庄寨道场队]\d)[组社队]|(?<=[村镇乡委屯庄寨道场队]\d\d)[组社队])|[A-Z]?\d{{1,3}}-\d{{1,3}}-\d{{3,4}}{_NO_MEASURE}"
+    rf"(?:[附副]?\d{{1,5}}(?:号[楼院]?|弄|栋|幢|座|单元|连|排|楼(?=\d)|(?<=[村镇乡委屯庄寨道场队]\d)[组社队]|(?<=[村镇乡委屯庄寨道场队]\d\d)[组社队])|[A-Z]?\d{{1,3}}-\d{{1,3}}-\d{{3,4}}{_NO_MEASURE}"
     rf"|[A-Z][座栋幢]|{_CN}(?:号楼|[栋幢巷]))"
 )
 _DEEP_AT = rf"[市州县区旗镇乡道团](?:{_HAN}|[A-Z\d]){{2,18}}?{_DOORS}"
-_DEEP = (
-    rf"(?P<id>{_AREA}{{1,5}}(?:{_Q}|[A-Za-z\d]){{2,30}}?{_DOORS}(?:{_Q}{{0,10}}?{_N}{_UNITS}){{0,6}}{_END}"
-    rf"|第?{_CN}{{1,3}}师[〇零一二三四五六七八九十]{{1,4}}团(?:{_P}{{1,4}}镇)?(?:\d{{1,2}}|{_CN})连)"
-)
+_DEEP = rf"(?P<id>{_AREA}{{1,5}}(?:{_Q}|[A-Za-z\d]){{2,30}}?{_DOORS}(?:{_Q}{{0,10}}?{_N}{_UNITS}){{0,6}}{_END})"
+# Of the Xinjiang corps: division, regiment, company.
+_CORPS_AT = r"师[〇零一二三四五六七八九十\d]{1,4}团"
+_CORPS = rf"(?P<id>[农第]?{_CN}{{1,3}}{_CORPS_AT}{HAN}{{0,4}}?(?:\d{{1,2}}|{_CN}{{1,3}})连)"
 _STREET = (
     rf"(?P<id>{_AREA}{{0,6}}(?:{_P}{{1,8}}?{_ROAD}[甲乙丙丁附副]?\d{{1,5}}(?:号[院楼]?|弄|院)"
     rf"|(?:{_P}{{1,8}}?{_ROAD})?{_P}{{2,8}}?(?:{_ESTATES}{_PART}?|居{_PART})(?:[A-Z]|\d{{1,4}})"
@@ -72,7 +72,8 @@ _home = re.compile("[现新原旧]?(?:居住?|址)|老家|籍贯|户[籍口]|家
 _institution = re.compile(
     r"(?:医院|[我本]院|院区[)）]?|店[)）]?|诊所|门诊部?|药[店房]|卫生院|疾控|中心|大学|学院|研究所|编辑部|出版社|协会|公司|网站地图|机构|科|委员会|政府|企业|厂)】?"
     r"(?:的?(?:地 ?址|位于|坐落于|在|设在))?[^，。；\n]{0,3}\n?(?:地址)?[：: ]{0,2}$"
-    r"|(?:委员会|政府|网站地图)[，, ]{0,2}$|(?:[店院区楼厅厦]|大厦[^，。；\n]{0,3})[(（]$"
+    r"|(?:委员会|政府|网站地图)[，, ]{0,2}$|(?:[店院区楼厅厦]|大厦[^，。；\n]{0,3})[(（]$|(?<!家)(?:位|坐落)于$"
+    r"|(?:医院|药业|服务[站中]心?|卫生[院室站]|药[店房]|配送)[，,]$|(?:[站局馆会]|献血屋|卫生室|(?:采样|监测|接种|义诊地|会议地)点?|派出所|持有人|药业)(?:地[址点])?[：:(（]$"
 ).search
 _hospital = re.compile(f"(?:的|这家|那家)?{HAN}{{0,8}}(?:医院|诊所|卫生院)|[ ，,(（]?(?:公交|地铁|乘车)").match
 _postcode = re.compile("[ ，,]?邮编").match
@@ -103,8 +104,9 @@ _LABELLED = rf"(?:{_HOME})(?:是|为|在)?(?P<sep> ?[：:]? ?){_VALUE}"
 # Behind a word for living or sending a run of names goes up to its last level, house or flat.
 _LED_BY = f"(?:[于在到至往给达回]|其|本市|[：:]){{0,2}} ?(?={_P}{{1,8}}[省市州县区旗镇乡村街路场湾期苑园院庄])"
 _LED_AT = f"住(?<![入收护留]住)(?![院着过进宿址]){_LED_BY}|回(?<=[已返]回){_LED_BY}|" + each(
-    "居家搬寄邮递送达址点", _LED_BY
+    "居家搬寄邮递送达址", _LED_BY
 )
+_LED_AT += f"|点(?<=现场地点|接诊地点|出诊地点|上门地点|访视地点){_LED_BY}"
 _LED_TO = (
     r"(?:[省市州县区旗镇乡村屯寨社组队里弄巷路街道苑庭院楼座栋幢号元室户连湾垸]|\d门|庄台?|[农林]场|花园|家园|公寓|宿舍|嘎查|平房|租[房屋]"
     r"|(?<=[路街巷村口])[头尾口]|\d{1,3}-\d{3,4})"
@@ -119,13 +121,15 @@ _kinds = re.compile("[省市区县旗镇乡村路街巷号栋]").findall
 # Whose address it is that stands behind "地址": that of a hospital is public.
 _public = re.compile(
     r"(?:就诊|来院|医院|[我本][院校]|院[址区]|店[)）]?|诊所|门诊部?|药[店房]|卫生[院局室]?|疾控|中心|大学|学院|研究所|编辑部|出版社|协会|公司|网站|科室?|部|处|馆|查询|官方|机构"
-    r"|委员会|网站地图|企业|厂)】?[^，。；\n]{0,4}\n? ?$"
+    r"|委员会|网站地图|企业|厂|血站|局|药业|持有人)】?[^，。；\n]{0,4}\n? ?$"
 ).search
 
 
 def _address(match: re.Match[str]) -> bool:
     start = match.start()
-    if _public(match.string, max(0, start - 20), start) or re.search("委员会|政府|卫生局|医院$|公交|地铁", match["id"]):
+    if _public(match.string, max(0, start - 20), start) or re.search(
+        "委员会|政府|卫生局|医院$|公交|地铁|药[店房]", match["id"]
+    ):
         return False
     if _hospital(match.string, match.end()):
         return False
@@ -141,19 +145,18 @@ _levels = re.compile(
 
 def _led(match: re.Match[str]) -> bool:
     start = match.start()
-    if (
-        match[0][0] in "址点"
-        and _public(match.string, max(0, start - 20), start)
-        or _hospital(match.string, match.end())
-    ):
+    if match[0][0] == "址" and _public(match.string, max(0, start - 20), start) or _hospital(match.string, match.end()):
         return False
-    return len(set(_levels(match["id"]))) >= 2 and not _public_place(match["id"])
+    levels = set(_levels(match["id"]))
+    # A mere province, city or county stays.
+    return len(levels) > 1 and not levels <= set("省市县区旗") and not _public_place(match["id"])
 
 
 PLACE_GROUPS = (
     # The label first: what follows it goes as a whole.
     group("址|住[：:]|所在地|籍|现居|老家", Rule("地址", by(_LABELLED, _address))),
     group(_LED_AT, Rule("地址", by(_LED, _led))),
+    group(_CORPS_AT, Rule("地址", by(_CORPS))),
     group(each("市州县区旗镇乡道团", _DEEP_AT.partition("]")[2]), Rule("地址", _home_at(_DEEP_AT, _DEEP))),
     group(
         each("路街巷弄道同区园苑寓村舍里段居期", _STREET_AT.partition("]")[2]),
