@@ -92,17 +92,19 @@ _RECORD_LABELLED = (
 )
 _VALUE_NEXT = rf"{_IS}(?:[（(]| ?[Nn][Oo]\.? ?)?[A-Za-z]{{0,4}}[- ]?\d"
 # "00982417这个住院号", "0076653号患者".
-_RECORD_BEHIND = (
-    r"(?P<id>(?<![A-Za-z\d.-])[A-Z]{0,4}\d{5,12})(?:这个?(?:住院|门诊|病案|病历|就诊卡?)号|号(?:患者|病人))"
-)
+_RECORD_BEHIND = r"(?P<id>(?<![A-Za-z\d.-])[A-Z]{0,4}\d{5,12})(?:这个?(?:住院|门诊|病[案历]|就诊卡?)号|号(?:患者|病人))"
 _PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
 # A short or partly hidden one beside its label or with its dot, in any case and with blanks; else a whole one.
 _PLATE_AT = rf"(?P<id>[{_PROVINCES}] ?[A-HJ-Za-hj-z] ?[·•・.-]? ?"
 _PLATE_END = r"[挂学警港澳]?)(?![A-Za-z\d])"
-_PLATE = rf"{_PLATE_AT}(?=[A-Za-z]{{0,4}}\d)(?:[A-HJ-NP-Za-hj-np-z\d]{{5,6}}|(?<=[·•・])[A-HJ-NP-Z\d]{{4}}){_PLATE_END}"
+_PLATE_OF = "[A-HJ-NP-Za-hj-np-z\\d]"
+_PLATE = (
+    rf"{_PLATE_AT}(?=[A-Za-z]{{0,4}}\d)(?:{_PLATE_OF}{{5,6}}|{_PLATE_OF}{{4}}(?=[挂学警港澳])|(?<=[·•・])[A-HJ-NP-Z\d]{{4}})"
+    rf"{_PLATE_END}"
+)
 _PLATE_LABELLED = (
     rf"(?:[车号]牌|牌照|车号|[驾货轿客包托]车?|车辆|驾驶)(?:号码?)?(?:是|为)?[：:（( ]{{0,2}}"
-    rf"{_PLATE_AT}(?=[A-Za-z]{{0,4}}[\d*?？×])[A-Za-z\d*?？×]{{3,6}}{_PLATE_END}"
+    rf"{_PLATE_AT}(?=[A-Za-z]{{0,4}} ?[\d*?？×])[A-Za-z\d*?？×](?: ?[·•]?[A-Za-z\d*?？×]){{2,5}}{_PLATE_END}"
 )
 
 # --- pages, mail, accounts --------------------------------------------------------------------------------------------
@@ -137,16 +139,14 @@ def _pages(text: str) -> Spans:
 
 _LATIN_APPS = r"(?:QQ|qq|Qq|WeChat|Wechat|wechat|VX|Vx|vx|WX|Wx|wx)(?<![A-Za-z]QQ)(?<![A-Za-z][qQVvWw][qXx])群?"
 _APP = rf"(?:{trie(listed('accounts'))}|{_LATIN_APPS})(?:号码|号| ?ID| ?id)?"
-_OWN = r"(?:[么吗呢吧哈]?[，,？? ]{0,2}(?:(?:我|他|她)的?)?(?:好像|应该|就)?)"
+_OWN = r"(?:[么吗呢吧哈]?[，,？? ]{0,2}(?:(?:我|他|她)的?)?(?:号码|好像|应该|就)?)"
 _ACCOUNT = (
     rf"(?P<id>\d(?:[ -]\d){{4,11}}|\d{{2,5}}(?:[ -]\d{{2,5}}(?! ?[岁年月日天次元])){{1,5}}"
     rf"|[A-Za-z0-9][A-Za-z0-9_-]{{4,24}}"
     rf"|[A-Za-z]{{0,3}}[{_SPOKEN}](?:[ -]?[{_SPOKEN}\d]){{3,11}}[A-Za-z]{{0,4}})(?![A-Za-z0-9_@.-])"
 )
 _ACCOUNT_LABELLED = rf"{_APP}{_OWN}(?:是|为|加|叫)?{_SPACE}(?P<colon>[：:（(]?){_SPACE}{_ACCOUNT}(?! ?元)"
-_HANDLE = (
-    rf"(?:微博|抖音|小红书|快手|知乎|B站)(?:号|账号|名|ID)?(?:是|叫)?[：: ]{{0,2}}(?P<id>@[\w{HAN[1:-1]}-]{{2,20}})"
-)
+_HANDLE = rf"(?:微博|抖音|小红书|快手|知乎|B站)(?:账?号|名|ID)?[是叫：: ]{{0,2}}(?P<id>@[\w{HAN[1:-1]}-]{{2,20}})"
 _CARD = r"(?<![\d.])(?P<id>62\d\d(?:[ -]?\d{4}){3}(?:[ -]?\d{1,3})?|62\d\d(?: \d{4}){2} \d{2,3})(?!\d)"
 _CARD_END = r"(?:尾号|后四位)(?:是|为)? ?[：:]? ?(?P<id>\d{3,6})(?![\d年月])"
 _INSURANCE = (
@@ -280,9 +280,7 @@ _BIRTH = (
 )
 _WAS = "(?:出生|生人|生的|生日(?![会聚宴当那时过蛋]))"
 _BORN_BY = r" ?(?:早上|凌晨|上午|中午|下午|晚上|\d{1,2}[：:]\d\d)?(?:足月|早产|顺产|剖[腹宫]产)?"
-_LATELY = (
-    rf"(?:[去今前]年|上个?月)(?:[农阴]历)?(?:{_SAID_DAY}|\d{{1,2}}月\d{{1,2}}[日号]?|(?<=月)[{_TEN}廿\d]{{1,3}}[日号])"
-)
+_LATELY = rf"(?:[去今前]年|上个?月)(?:[农阴]历)?(?:{_SAID_DAY}|\d\d?月\d\d?[日号]?|(?<=月)[{_TEN}廿\d]{{1,3}}[日号])"
 _BORN = rf"(?<![\d.-])(?P<id>{_DATE}|{_LATELY})(?:{_BORN_BY}{_WAS}|生(?=[，,。；;、）)]|$))"
 # A year alone is that of a person, not of a cohort.
 _COHORT = "(?!的|队列|人群|人口|缺陷|率|[者儿]|\\d)"
@@ -290,7 +288,7 @@ _BORN_IN = rf"(?<![\d.至到~～-])(?P<id>{_YEAR})(?:出生|生人|生的|生(?=
 # Of a year of the last century: "53年7月19的", behind a name, in front of the sex.
 _LAST_CENTURY = (
     r"19[3-9]\d[.年/-][01]?\d[.月/-][0-3]?\d[日号]?|[3-9]\d ?年 ?[01]?\d ?月(?: ?[0-3]?\d ?[日号]?)?"
-    rf"|[三四五六七八九][{_SAID}]年{_SAID_DAY}"
+    rf"|[三四五六七八九][{_SAID}]年{_SAID_DAY}|(?<=[我他她妈爸]是)[3-9]\d年|(?<=孩子|宝宝|儿子|女儿){_DATE}"
 )
 _OF = rf"(?P<id>(?<![\d{_SAID}])(?:{_LAST_CENTURY})(?=的[，,。；;、”\"]))"
 # Said somewhat behind the label, or of whoever was just born.
@@ -336,7 +334,7 @@ NUMBER_GROUPS = (
         Rule("网址", by(r"(?:IP|ip)(?:地址)?[：: ]{0,2}(?P<id>\d{1,3}(?:\.\d{1,3}){3})(?![\d.])")),
     ),
     group(
-        each(_PROVINCES, r" ?[A-HJ-Za-hj-z] ?[·•・.-]? ?[A-Za-z\d*]{3}"),
+        each(_PROVINCES, r" ?[A-HJ-Za-hj-z] ?[·•・.-]? ?[A-Za-z\d*]"),
         Rule("车牌", by(_PLATE_LABELLED)),
         Rule("车牌", by(_PLATE)),
     ),
@@ -355,7 +353,7 @@ NUMBER_GROUPS = (
         Rule(
             "账号",
             by(
-                r"(?:(?<![A-Za-z\d])(?:[QqVv]|wei)[信❤️号]{0,2}(?:是|[：:])|加[Qq]) ?"
+                r"(?:(?<![A-Za-z\d])(?:[QqVv]|wei|微(?=❤))[信❤️号]{0,2}(?:是|[：:])|加[Qq]) ?"
                 r"(?P<id>[1-9]\d{5,10}(?!\d)|[a-z]{3,20}[\w-]{0,12}\d[A-Za-z\d_]{0,8})(?![A-Za-z\d])"
             ),
         ),
