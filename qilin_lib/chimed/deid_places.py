@@ -24,7 +24,7 @@ _NO_MEASURE = r"(?![\d.]| ?(?:[mμ]?g|m?[lL]|元|次|例|之间))"
 # What leads on from a door or a village to one household: "西头第三户", "往上走第三户", "后院".
 _TAIL = (
     rf"(?:{HAN}{{0,12}}?第[一二三四五六七八九十\d]{{1,3}}[家户]|[东西南北前后]?门?往?[东西南北]?第{_CN}[栋幢排]"
-    r"|[前后][院楼]|亭子间|三层阁|顶楼|架空层|[东西南北村路街巷][头尾口])?"
+    rf"|[前后][院楼]|亭子间|三层阁|顶楼|架空层|[东西南北村路街巷][头尾口]|{_Q}{{0,5}}?(?:[后对]面|院内|旁(?!边)))?"
 )
 _END = (
     rf"(?:之[一二三四五六七八九十\d]{{1,2}})?(?:(?:地下室|[东西南北前后]门|[东西中]户)[A-Za-z]?\d{{0,3}}"
@@ -37,7 +37,8 @@ _ESTATE = rf"{_AREA}{{0,4}}(?:{_P}|\d(?=期)){{1,8}}?{_HOUSES}"
 _ROAD = rf"(?:路(?<![通尿线电思气回旁套管道]路)|街|巷|弄|大道|胡同)(?:[东西南北中]|[东西南北中]?{_CN}?段)?"
 # A part of an estate: "二期", "东四区", "B区".
 _PART = rf"(?:(?:[东西南北中]?{_CN}|[A-Z\d]{{1,2}}|[东西南北中])[期区])"
-_STREET_AT = r"[路街巷弄道同区园苑寓村舍里段居期][东西南北中]?(?:[甲乙丙丁附副]?\d{1,5}|[A-Z])[号弄院栋幢座排]"
+_STREET_ENDS = "路街巷弄道同区园苑寓村舍里段居期湾郡府庭轩阁墅"
+_STREET_AT = r"[东西南北中]?(?:[甲乙丙丁附副]?\d{1,5}|[A-Z])[号弄院栋幢座排]"
 # Two levels or more go as a whole, whatever stands between them and the last door.
 _DOORS = (
     rf"(?:[附副]?\d{{1,5}}(?:号[楼院]?|弄|栋|幢|座|单元|连|排|楼(?=\d)|(?<=[村镇乡委屯庄寨道场队]\d)[组社队]|(?<=[村镇乡委屯庄寨道场队]\d\d)[组社队])|[A-Z]?\d{{1,3}}-\d{{1,3}}-\d{{3,4}}{_NO_MEASURE}"
@@ -45,12 +46,16 @@ _DOORS = (
 )
 _DEEP_AT = rf"[市州县区旗镇乡道团](?:{_HAN}|[A-Z\d]){{2,18}}?{_DOORS}"
 _DEEP = rf"(?P<id>{_AREA}{{1,5}}(?:{_Q}|[A-Za-z\d]){{2,30}}?{_DOORS}(?:{_Q}{{0,10}}?{_N}{_UNITS}){{0,6}}{_END})"
+# A house and a door of it, without the street.
+_DOOR_PAIR = (
+    r"(?<![\dA-Za-z.院部科楼])(?P<id>\d{1,4}(?:号楼?|[栋幢座])\d{1,3}(?:栋|幢|单元|门(?!诊))(?:\d{2,4}[室户]?)?)"
+)
 # Of the Xinjiang corps: division, regiment, company.
 _CORPS_AT = r"师[〇零一二三四五六七八九十\d]{1,4}团"
 _CORPS = rf"(?P<id>[农第]?{_CN}{{1,3}}{_CORPS_AT}{HAN}{{0,4}}?(?:\d{{1,2}}|{_CN}{{1,3}})连)"
 _STREET = (
     rf"(?P<id>{_AREA}{{0,6}}(?:{_P}{{1,8}}?{_ROAD}[甲乙丙丁附副]?\d{{1,5}}(?:号[院楼]?|弄|院)"
-    rf"|(?:{_P}{{1,8}}?{_ROAD})?{_P}{{2,8}}?(?:{_ESTATES}{_PART}?|居{_PART})(?:[A-Z]|\d{{1,4}})"
+    rf"|(?:{_P}{{1,8}}?{_ROAD})?{_P}{{2,8}}?(?:{_ESTATES}{_PART}?|居{_PART}|[湾郡府庭轩阁墅])(?:[A-Z]|\d{{1,4}})"
     rf"(?:号楼|号院|栋|幢|座|排|(?:-\d{{1,4}}){{2}})|{_P}{{2,4}}?村\d{{1,4}}号院?)"
     rf"(?:{_DOOR}){{0,5}}(?:{_ESTATE}|{_END}))"
 )
@@ -97,12 +102,12 @@ def _home_at(anchor: str, pattern: str) -> Finder:
 _PLACE = r"[\u4e00-\u9fa5A-Za-z0-9（）()\-—]"
 _VALUE = (
     rf"(?P<id>{_PLACE}{{3,60}}(?:{_UNITS}|[省市区县旗镇乡村庄路街巷道院苑园厦户]|嘎查|\d[A-F]?"
-    r"|(?<=[路街巷村])[头尾口]|庄台|租屋))"
+    r"|(?<=[路街巷村])[头尾口]|庄台|租屋)(?:(?<=梯\d) \d{3,4})?)"
 )
 _HOME = "住 ?址|地 ?址|户口所在地|户籍所在地|户籍(?:地址?)?|籍贯|现居(?!住)|老家|(?<![居入])住(?=[：:])"
 _LABELLED = rf"(?:{_HOME})(?:是|为|在)?(?P<sep> ?[：:]? ?){_VALUE}"
 # Behind a word for living or sending a run of names goes up to its last level, house or flat.
-_LED_BY = f"(?:[于在到至往给达回]|其|本市|[：:]){{0,2}} ?(?={_P}{{1,8}}[省市州县区旗镇乡村街路场湾期苑园院庄])"
+_LED_BY = f"(?:[于在到至往给达回]|其|本市|[：:]){{0,2}} ?(?={_P}{{1,8}}[省市州县区旗镇乡村街路道场湾期苑园院庄])"
 _LED_AT = f"住(?<![入收护留]住)(?![院着过进宿址]){_LED_BY}|回(?<=[已返]回){_LED_BY}|" + each(
     "居家搬寄邮递送达址", _LED_BY
 )
@@ -139,7 +144,7 @@ def _address(match: re.Match[str]) -> bool:
 
 _public_place = re.compile("医院|卫生|门诊|病[区房]|[内外儿产妇]科|诊所|中心|窗口|药[店房]").search
 _levels = re.compile(
-    "省|市|县|区|旗|镇|乡|村|路|街|巷|大道|弄|号|栋|幢|座|单元|屯|组|苑|里|[农林]场|小区|花园|家园|公寓|宿舍|家属|\\d-\\d"
+    "省|市|县|区|旗|镇|乡|村|路|街|巷|大道|弄|号|栋|幢|座|单元|屯|组|苑|里|[农林]场|小区|花园|家园|公寓|宿舍|家属|养老院|\\d[楼房]|\\d-\\d"
 ).findall
 
 
@@ -159,8 +164,8 @@ PLACE_GROUPS = (
     group(_CORPS_AT, Rule("地址", by(_CORPS))),
     group(each("市州县区旗镇乡道团", _DEEP_AT.partition("]")[2]), Rule("地址", _home_at(_DEEP_AT, _DEEP))),
     group(
-        each("路街巷弄道同区园苑寓村舍里段居期", _STREET_AT.partition("]")[2]),
-        Rule("地址", _home_at(_STREET_AT, _STREET)),
+        each(_STREET_ENDS, _STREET_AT),
+        Rule("地址", _home_at(f"[{_STREET_ENDS}]{_STREET_AT}", _STREET)),
     ),
     group(each("县旗镇乡道场", _RURAL_AT.partition("]")[2]), Rule("地址", _home_at(_RURAL_AT, _RURAL))),
     group("村", Rule("地址", _home_at(_VILLAGE_AT, _VILLAGE))),
@@ -174,4 +179,5 @@ PLACE_GROUPS = (
         Rule("地址", by(_LIVES, lambda match: not _vague(match["id"]))),
         Rule("地址", answered("住址|地址|住哪|住在哪", _VALUE, lambda match: len(_kinds(match["id"])) >= 2)),
     ),
+    group(each("号栋幢座", r"楼?\d{1,3}(?:栋|幢|单元|门)"), Rule("地址", by(_DOOR_PAIR))),
 )
