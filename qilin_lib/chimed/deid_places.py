@@ -6,9 +6,12 @@ import re
 
 from qilin_lib.chimed.deid_base import HAN, Finder, Rule, Spans, answered, by, each, group, near
 
-# The name of a place holds none of the words that lead up to it: "我去天津市和平路26号" keeps its "我去".
 _HAN = "[\u3400-\u9fa5]"
-_P = f"(?:(?![的在于去位我你他她到至住是从往回寄与及或被把给说您这吗呢吧但因为很就请得了着写系]|自(?![贡治])){_HAN})"
+# The name of a place holds none of the words that lead up to it: "我去天津市和平路26号" keeps its "我去".
+# But 回民区, 从化, 于洪, 无为, 得荣, 自贡 and what is autonomous hold one.
+_LEADS = "[的在去位我你他她到至住是往寄与及或被把给说您这吗呢吧但因很就请了着写系]|自(?![贡治流])|回(?![民族龙])"
+_LEADS += "|从(?![化江])|于(?![洪都田])|为(?![市县])|得(?!荣)"
+_P = f"(?:(?!{_LEADS}){_HAN})"
 # Behind a first level a name may hold some of them: "昌平区回龙观", "上思县在妙镇".
 _Q = f"(?:(?![的住是我你他她把给说您吗呢吧但因为很就请了患诊某病症痛]|[药医科]院|出现|入院|发热){_HAN})"
 _CN = "[一二三四五六七八九十]"
@@ -107,7 +110,7 @@ _VALUE = (
 _HOME = "住 ?址|地 ?址|户口所在地|户籍所在地|户籍(?:地址?)?|籍贯|现居(?!住)|老家|(?<![居入])住(?=[：:])"
 _LABELLED = rf"(?:{_HOME})(?:是|为|在)?(?P<sep> ?[：:]? ?){_VALUE}"
 # Behind a word for living or sending a run of names goes up to its last level, house or flat.
-_LED_BY = f"(?:[于在到至往给达回]|其|本市|[：:]){{0,2}} ?(?={_P}{{1,8}}[省市州县区旗镇乡村街路道场湾期苑园院庄])"
+_LED_BY = f"(?:[于在到至往给达回]|其|本市|[：:]){{0,2}}? ?(?={_P}{{1,8}}[省市州县区旗镇乡村街路道场湾期苑园院庄])"
 _LED_AT = f"住(?<![入收护留]住)(?![院着过进宿址]){_LED_BY}|回(?<=[已返]回){_LED_BY}|" + each(
     "居家搬寄邮递送达址", _LED_BY
 )
