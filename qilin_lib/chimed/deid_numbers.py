@@ -14,7 +14,7 @@ from qilin_lib.chimed.deid_base import HAN, HIDDEN, NAMED, Rule, Spans, answered
 # --- what numbers are made of -----------------------------------------------------------------------------------------
 
 _SPACE = r"[ \t　]?"
-_IS = rf"(?:是|为|写着|填的是?)?{_SPACE}[：:]?{_SPACE}"
+_IS = rf"(?:是|为|写着|填的是?|暂编为?|[更改]正?为)?{_SPACE}[：:]?{_SPACE}"
 _NUMBER = "(?:号码|编号|号)"
 _SEP = "[-–—. ·・－_]"
 _GAP = "[-–—. ·]?"
@@ -79,7 +79,7 @@ _PAPER = (
 )
 _RECORD = (
     rf"(?:(?:{trie(name.replace('_', ' ') for name in listed('numbered'))})(?:号码|编号|单号|号)"
-    r"|(?:诊疗|就诊|门诊|病历|住院)[卡证]号?|(?:患者|病人)(?:ID号?|编号)|[标样]本条形?码|扫码)"
+    r"|(?:诊疗|就诊|门诊|病历|住院)[卡证]号?|(?:拍片|检查|住院|门诊|化验)的号|(?:患者|病人)(?:ID号?|编号)|[标样]本条形?码|扫码)"
 )
 # Without 号 the number is no year and no quantity: letters, a dash or five digits.
 _BARE = rf"(?:{trie(listed('records'))}|(?:ID|MRN)(?<![A-Za-z]ID)(?<![A-Za-z]MRN)号?) ?[：:]? ?"
@@ -90,10 +90,21 @@ _RECORD_LABELLED = (
     rf"(?:(?:{_RECORD}|{_OWN_NUMBER})(?:{_IS}|[（(])"
     rf"|ID(?<![A-Za-z]ID)号?(?=[：:]){_IS}|{_BARE}){_CODE}(?! ?[年例份张页])"
 )
+_VALUE_NEXT = rf"{_IS}(?:[（(]| ?[Nn][Oo]\.? ?)?[A-Za-z]{{0,4}}[- ]?\d"
+# "00982417这个住院号", "0076653号患者".
+_RECORD_BEHIND = r"(?P<id>(?<![A-Za-z\d.-])[A-Z]{0,4}\d{5,12})(?:这个?(?:住院|门诊|病[案历]|就诊卡?)号|号(?:患者|病人))"
 _PROVINCES = "京津沪渝冀豫云辽黑湘皖鲁新苏浙赣鄂桂甘晋蒙陕吉闽贵粤青藏川宁琼"
+# A short or partly hidden one beside its label or with its dot, in any case and with blanks; else a whole one.
+_PLATE_AT = rf"(?P<id>[{_PROVINCES}] ?[A-HJ-Za-hj-z] ?[·•・.-]? ?"
+_PLATE_END = r"[挂学警港澳]?)(?![A-Za-z\d])"
+_PLATE_OF = "[A-HJ-NP-Za-hj-np-z\\d]"
 _PLATE = (
-    rf"(?P<id>[{_PROVINCES}][A-HJ-Z] ?[·•・.-]? ?(?=[A-Z]{{0,4}}\d)[A-HJ-NP-Z\d]{{4,5}}[A-HJ-NP-Z\d挂学警港澳])"
-    r"(?![A-Za-z\d])"
+    rf"{_PLATE_AT}(?=[A-Za-z]{{0,4}}\d)(?:{_PLATE_OF}{{5,6}}|{_PLATE_OF}{{4}}(?=[挂学警港澳])|(?<=[·•・])[A-HJ-NP-Z\d]{{4}})"
+    rf"{_PLATE_END}"
+)
+_PLATE_LABELLED = (
+    rf"(?:[车号]牌|牌照|车号|[驾货轿客包托]车?|车辆|驾驶)(?:号码?)?(?:是|为)?[：:（( ]{{0,2}}"
+    rf"{_PLATE_AT}(?=[A-Za-z]{{0,4}} ?[\d*?？×])[A-Za-z\d*?？×](?: ?[·•]?[A-Za-z\d*?？×]){{2,5}}{_PLATE_END}"
 )
 
 # --- pages, mail, accounts --------------------------------------------------------------------------------------------
@@ -108,11 +119,11 @@ _url = re.compile(
     r"|(?<![A-Za-z0-9@./])[a-z0-9-]{1,30}\.(?:[a-z0-9-]{1,30}\.){0,3}(?:com|cn|net|me|org)/[A-Za-z0-9._~/?#@!$&'*+,;=%-]{1,200}"
 ).finditer
 _own_page = re.compile(
-    r"(?:主页|博客|空间|微博|朋友圈|个人网[站页]|我的(?:网站|链接|网址|网页))[^\n，。；]{0,8}$"
+    r"(?:主页(?<![方院站]主页)[^\n。；]{0,12}|(?:博客|空间|微博|朋友圈|个人网[站页]|我的(?:网站|链接|网址|网页))[^\n，。；]{0,8})$"
 ).search
 # A page of one person: by its host, by its path, by what it is asked for.
 _personal = re.compile(
-    r"(?:weibo|zhihu|douyin|kuaishou|xiaohongshu|bilibili|douban|haodf|linkedin|facebook|instagram|twitter|qzone|blog)[.\w-]*/?"
+    r"(?:weibo|zhihu|douyin|kuaishou|xiaohongshu|bilibili|douban|haodf|linkedin|facebook|instagram|twitter|qzone|blog|pan\.baidu)[.\w-]*/?"
     r"|/(?:u|user|users|people|profile|space|patient|member|home)/|/~|[?&](?:uid|userid|user|id|name|openid|token|patient\w*|k)=",
     re.IGNORECASE,
 ).search
@@ -128,25 +139,33 @@ def _pages(text: str) -> Spans:
 
 _LATIN_APPS = r"(?:QQ|qq|Qq|WeChat|Wechat|wechat|VX|Vx|vx|WX|Wx|wx)(?<![A-Za-z]QQ)(?<![A-Za-z][qQVvWw][qXx])群?"
 _APP = rf"(?:{trie(listed('accounts'))}|{_LATIN_APPS})(?:号码|号| ?ID| ?id)?"
-_OWN = r"(?:[么吗呢吧]?[，,？? ]{0,2}(?:我|他|她)的?)?"
+_OWN = r"(?:[么吗呢吧哈]?[，,？? ]{0,2}(?:(?:我|他|她)的?)?(?:号码|好像|应该|就)?)"
 _ACCOUNT = (
     rf"(?P<id>\d(?:[ -]\d){{4,11}}|\d{{2,5}}(?:[ -]\d{{2,5}}(?! ?[岁年月日天次元])){{1,5}}"
     rf"|[A-Za-z0-9][A-Za-z0-9_-]{{4,24}}"
     rf"|[A-Za-z]{{0,3}}[{_SPOKEN}](?:[ -]?[{_SPOKEN}\d]){{3,11}}[A-Za-z]{{0,4}})(?![A-Za-z0-9_@.-])"
 )
-_ACCOUNT_LABELLED = rf"{_APP}{_OWN}(?:是|为|加)?{_SPACE}(?P<colon>[：:（(]?){_SPACE}{_ACCOUNT}(?! ?元)"
-_HANDLE = rf"(?:微博|抖音|小红书|快手|知乎|B站)(?:号|账号|名|ID)?[：: ]{{0,2}}@(?P<id>[\w{HAN[1:-1]}-]{{2,20}})"
+_ACCOUNT_LABELLED = rf"{_APP}{_OWN}(?:是|为|加|叫)?{_SPACE}(?P<colon>[：:（(]?){_SPACE}{_ACCOUNT}(?! ?元)"
+_HANDLE = rf"(?:微博|抖音|小红书|快手|知乎|B站)(?:账?号|名|ID)?[是叫：: ]{{0,2}}(?P<id>@[\w{HAN[1:-1]}-]{{2,20}})"
 _CARD = r"(?<![\d.])(?P<id>62\d\d(?:[ -]?\d{4}){3}(?:[ -]?\d{1,3})?|62\d\d(?: \d{4}){2} \d{2,3})(?!\d)"
 _CARD_END = r"(?:尾号|后四位)(?:是|为)? ?[：:]? ?(?P<id>\d{3,6})(?![\d年月])"
-_INSURED = "|".join(f"{insured}[卡证]?(?:账户|电子凭证)?{_NUMBER}?" for insured in ("医保", "社保", "参保"))
-_INSURANCE = rf"(?:{_INSURED}|医疗保险[卡证号]{_NUMBER}?|社会保障[卡证号]{_NUMBER}?){_IS}{_CODE}(?! ?[元年月])"
+_INSURANCE = (
+    rf"(?:医保|社保|参保|医疗保险|社会保障)[卡证]?(?:账户|电子凭证)?(?:上的?)?{_NUMBER}?"
+    rf"(?:{_IS}|[（(])(?!12\d{{3}}(?!\d)){_CODE}(?! ?[元年月])"
+)
 
 
-_app = re.compile("微信|薇|[vV][xX]|QQ|扣扣").search
+_app = re.compile("微信|薇|[vV][xX]|QQ|扣扣|抖音|快手|小红书").search
+_no_account = re.compile("(?:准字|批[号次]|型号|证号?|编号)[：: ]?$").search
 
 
 def _asked_for(match: re.Match[str]) -> bool:
-    return _app(match.string, max(0, match.start() - 60), match.start()) is not None
+    """Whether Latin letters and digits look chosen by somebody and stand behind the name of an app: "小李_85"."""
+    word, start = match["id"], match.start()
+    digits, small = sum(map(str.isdigit, word)), sum(map(str.islower, word))
+    chosen = small > 1 and ("_" in word or digits > 1) and not re.match("covid|ncov|sars|http", word, re.IGNORECASE)
+    app = _app(match.string, max(0, start - 60), start)
+    return bool((chosen or digits > 4) and app and not _no_account(match.string, app.end(), start))
 
 
 def _account(match: re.Match[str]) -> bool:
@@ -167,7 +186,7 @@ _ELEVEN = (
     rf"|\d{{2}}{_SEP}\d{{3}}{_SEP}\d{{3}}|\d{{1}}{_SEP}\d{{3}}{_SEP}\d{{4}}|(?:{_SEP}\d\d){{4}}){_NO_UNIT}"
 )
 _MOBILE = (
-    rf"(?P<id>(?:(?<![\dA-Za-z.])(?:\+|00)?86[- ]?1|1(?<![\dA-Za-z.].)){_ELEVEN}"
+    rf"(?P<id>(?:(?<![\dA-Za-z.])(?:[（(]\+86[)）]|(?:\+|00)?86)[- ]?1|1(?<![\dA-Za-z.].)){_ELEVEN}"
     rf"|1(?<![\dA-Za-z.].)[ -]{{1,3}}[3-9](?:[ -]{{1,3}}\d){{9}}{_NO_UNIT})"
 )
 _MOBILE_SAID = (
@@ -195,8 +214,8 @@ _CALL = (
 _NEXT_CALL = rf"{HIDDEN}[/、或]{{1,2}}(?P<id>[2-9]\d{{6,7}}){_NO_UNIT}"
 # Whose number it is: the last of these words before it in its sentence decides.
 _owner = re.compile(
-    r"(?P<public>邮编|医院|我院|本院|总机|急诊|急救|热线|客服|咨询|投诉(?!人)|预约|挂号|订餐|护士站|护办|科室|科里|病区|病房|检验科|服务|中心|药[店房]|诊所"
-    r"|卫生|疾控|办公|值班|公司|平台|院内|门诊|体检|血库|[\u4e00-\u9fa5]科)|患者|家属|病人|本人|我家|家里|家中|宅|手机|联系人|老公|老婆|爱人"
+    r"(?P<public>科室随访电话|邮编|医院|我院|本院|总机|急诊|急救|热线|客服|咨询|投诉(?!人)|预约|挂号|订餐|护士站|护办|科室|科里|病区|病房|检验科|服务|中心|药[店房]|诊所"
+    r"|卫生|疾控|办公|值班|公司|平台|院内|门诊(?!号)|体检|改约|报告单位|血库|[\u4e00-\u9fa5]科)|患者|家属|病人|本人|来电[人者]|咨询人|收[件货]|我家|家里|家中|宅|手机|联系人|老公|老婆|爱人"
     r"|儿子|女儿|父亲|母亲|爸|妈|我的?电话|他的?电话|她的?电话|随访电话|家庭|投诉人|\ue001"
 ).finditer
 _sentence = re.compile(r"[。；;！\n　]").split
@@ -206,7 +225,7 @@ _lot = re.compile(r"(?:批号|批次|货号|序列号|条形?码|单号)[】：:
 def _private(match: re.Match[str]) -> bool:
     """Whether a number is somebody's: a mobile one is, but for lots; a fixed one may be that of a ward."""
     start = match.start("id")
-    if re.match(rf"\+|00|86|1{_SEP}?[3-9]|1 ", match["id"]):
+    if re.match(rf"[（(]?\+|00|86|1{_SEP}?[3-9]|1 ", match["id"]):
         return not _lot(match.string, max(0, start - 8), start)
     owners = [owner["public"] for owner in _owner(_sentence(match.string[max(0, start - 40) : start])[-1])]
     return not owners or owners[-1] is None
@@ -249,7 +268,7 @@ _SAID_DAY = rf"(?:[{_TEN}]{{1,3}}|正|冬|腊|元)月(?:初?[{_TEN}廿卅]{{1,3}
 _DATE = (
     rf"(?:(?:19|20)\d\d ?[年./-] ?{_MONTH_DAY}|(?:19|20)\d\d[01]\d[0-3]\d(?!\d)|[0-3]?\d/[0-3]?\d/(?:19|20)\d\d"
     rf"|\d\d ?年 ?[01]?\d ?月(?: ?[0-3]?\d ?[日号])?|[{_SAID}]{{2}}(?:[{_SAID}]{{2}})?年{_SAID_DAY}"
-    rf"|(?:19|20)?\d\d ?年{_SAID_DAY}"
+    rf"|(?:19|20)?\d\d ?年(?:[农阴旧]历)?{_SAID_DAY}"
     rf"|[甲乙丙丁戊己庚辛壬癸][子丑寅卯辰巳午未申酉戌亥]年(?:（(?:19|20)\d\d年）)?{_SAID_DAY})"
 )
 _YEAR = rf"(?:(?:19|20)\d\d ?年|[{_SAID}]{{4}}年)"
@@ -259,14 +278,25 @@ _BIRTH = (
     rf"|生于(?<![发医先学卫产寄派再孳丛原新而]生于)|DOB)(?:是|为|在|于)?{_SPACE}[：:]?{_SPACE}"
     rf"{_CALENDAR}(?P<id>{_DATE}|(?<=历){_SAID_DAY}|{_YEAR}(?!\d|后|前|以|代|间|至|到))"
 )
+_WAS = "(?:出生|生人|生的|生日(?![会聚宴当那时过蛋]))"
 _BORN_BY = r" ?(?:早上|凌晨|上午|中午|下午|晚上|\d{1,2}[：:]\d\d)?(?:足月|早产|顺产|剖[腹宫]产)?"
-_BORN = rf"(?<![\d.-])(?P<id>{_DATE})(?:{_BORN_BY}(?:出生|生人|生的)|生(?=[，,。；;、）)]|$))"
+_LATELY = rf"(?:[去今前]年|上个?月)(?:[农阴]历)?(?:{_SAID_DAY}|\d\d?月\d\d?[日号]?|(?<=月)[{_TEN}廿\d]{{1,3}}[日号])"
+_BORN = rf"(?<![\d.-])(?P<id>{_DATE}|{_LATELY})(?:{_BORN_BY}{_WAS}|生(?=[，,。；;、）)]|$))"
 # A year alone is that of a person, not of a cohort.
 _COHORT = "(?!的|队列|人群|人口|缺陷|率|[者儿]|\\d)"
 _BORN_IN = rf"(?<![\d.至到~～-])(?P<id>{_YEAR})(?:出生|生人|生的|生(?=[，,。；;、）)]|$)){_COHORT}"
 # Of a year of the last century: "53年7月19的", behind a name, in front of the sex.
-_LAST_CENTURY = rf"[3-9]\d ?年 ?[01]?\d ?月 ?[0-3]?\d ?[日号]?|[三四五六七八九][{_SAID}]年{_SAID_DAY}"
+_LAST_CENTURY = (
+    r"19[3-9]\d[.年/-][01]?\d[.月/-][0-3]?\d[日号]?|[3-9]\d ?年 ?[01]?\d ?月(?: ?[0-3]?\d ?[日号]?)?"
+    rf"|[三四五六七八九][{_SAID}]年{_SAID_DAY}|(?<=[我他她妈爸]是)[3-9]\d年|(?<=孩子|宝宝|儿子|女儿){_DATE}"
+)
 _OF = rf"(?P<id>(?<![\d{_SAID}])(?:{_LAST_CENTURY})(?=的[，,。；;、”\"]))"
+# Said somewhat behind the label, or of whoever was just born.
+_SAID_BIRTH = (
+    rf"(?:(?:出生(?:日期|年月日?)|生日)(?:(?!日期|时间|当|那)[^\d\s{HIDDEN}]){{1,30}}(?:为|是|成|[：:])“?|身份证[上号]?(?:登记|写|登)?的?[为是]"
+    rf"|(?:患儿|新生儿|胎龄|早产儿)[^。\n]{{0,40}}于(?={_DATE}[^。；\n]{{0,30}}娩出))(?P<id>{_DATE})"
+    rf"|身份证(?:后[4四]位)?[及和](?P<day>(?:19|20)\d\d[.-]\d\d[.-]\d\d)"
+)
 _BESIDE = (
     rf"(?:(?:(?<={NAMED}[，, ])|(?<={NAMED}[，, ][男女][，, ])|(?<=[男女][ \t　])|(?<=\d岁[ \t　]))"
     r"(?P<id>19\d\d ?[年./-] ?[01]?\d ?[月./-] ?[0-3]?\d日?)(?=[，,。；;生\s]|$)"
@@ -283,32 +313,47 @@ NUMBER_GROUPS = (
     group(
         f"{_FOUR}|身份证",
         Rule("身份证号", by(rf"(?:身份证件?|证件|身份)(?:号码|号)?{_IS}{_ID_LABELLED}")),
-        Rule("证件号", by(_PAPER)),
+        Rule("证件号", by(_PAPER, lambda match: not match.string.endswith("客服", 0, match.start()))),
         Rule("身份证号", by(_ID18, _identity)),
         Rule("身份证号", answered("身份证", _ID_LABELLED)),
+    ),
+    group(
+        "|".join(word + _VALUE_NEXT for word in (*"号码卡证", "ID", "MRN", *listed("records")))
+        + "|"
+        + each("号码", r"[^\n\d]{0,24}\n")
+        + "|号(?:患者|病人)|这个?(?:住院|门诊|病|就诊)|检查[A-Z]",
         Rule("病历号", by(_RECORD_LABELLED, _digits(4))),
+        Rule("病历号", by(_RECORD_BEHIND)),
         Rule("病历号", answered(_RECORD, _CODE, _digits(4))),
+    ),
+    group(
+        _FOUR,
         Rule("账号", by(_INSURANCE, _digits(5))),
         Rule("账号", by(_CARD)),
         Rule("账号", by(_CARD_END)),
         Rule("网址", by(r"(?:IP|ip)(?:地址)?[：: ]{0,2}(?P<id>\d{1,3}(?:\.\d{1,3}){3})(?![\d.])")),
     ),
-    group(each(_PROVINCES, "[A-HJ-Z]"), Rule("车牌", by(_PLATE))),
+    group(
+        each(_PROVINCES, r" ?[A-HJ-Za-hj-z] ?[·•・.-]? ?[A-Za-z\d*]"),
+        Rule("车牌", by(_PLATE_LABELLED)),
+        Rule("车牌", by(_PLATE)),
+    ),
     group(
         rf"{trie((*listed('accounts'), *'QQ qq Qq Chat chat VX Vx vx WX Wx wx'.split()))}",
         Rule("账号", by(r"(?P<id>wxid_[A-Za-z0-9_]{4,24})")),
         Rule("账号", by(_ACCOUNT_LABELLED, _account)),
-        Rule("账号", by(r"(?<![\w@./-])(?P<id>[a-z]{4,20}[_-]?\d{2,8}[a-z]{0,3})(?=[，。,\s]|$)", _asked_for)),
+        Rule("账号", by(rf"(?:小红书|抖音|快手){HAN}{{2,12}}[（(]号?(?P<id>\d{{6,12}})(?!\d)")),
+        Rule("账号", by(r"(?<![A-Za-z0-9_@./-])(?P<id>[A-Za-z][A-Za-z0-9_-]{5,24})(?![A-Za-z0-9_@./-])", _asked_for)),
         Rule(
             "账号", answered(_APP, r"(?P<id>(?=[A-Za-z_-]{0,20}\d)[A-Za-z0-9][A-Za-z0-9_-]{4,24})(?![A-Za-z0-9_@.-])")
         ),
     ),
     group(
-        each("QqVv", "(?:信|❤|号)?[：:是]") + "|wei信|❤",
+        each("QqVv", "(?:信|❤|号)?[：:是]") + "|wei信|❤|加[Qq]",
         Rule(
             "账号",
             by(
-                r"(?<![A-Za-z\d])(?:[QqVv]|wei)[信❤️号]{0,2}(?:是|[：:]) ?"
+                r"(?:(?<![A-Za-z\d])(?:[QqVv]|wei|微(?=❤))[信❤️号]{0,2}(?:是|[：:])|加[Qq]) ?"
                 r"(?P<id>[1-9]\d{5,10}(?!\d)|[a-z]{3,20}[\w-]{0,12}\d[A-Za-z\d_]{0,8})(?![A-Za-z\d])"
             ),
         ),
@@ -334,12 +379,13 @@ NUMBER_GROUPS = (
     ),
     group(each("bB", "ed "), Rule("床号", by(r"\b[Bb]ed (?:[Nn]o\.? ?)?(?P<id>\d{1,3}[A-Z]?)(?=[,，.;。)）\n]|$)"))),
     group(
-        r"出生|生日|生辰|生于|DOB|天生的?[？?]|19\d\d|20\d\d ?[./-]"
+        r"出生|生日|生辰|生于|娩出|DOB|天生的?[？?]|19\d\d|20\d\d ?[./-]"
         r"|年.{0,12}(?:出生|生人|生的|生[，,。；;、）)]|生$|的[，,。；;、”\"])",
         Rule("出生日期", by(_BIRTH)),
         Rule("出生日期", near("生", _BORN)),
         Rule("出生日期", near("生", _BORN_IN)),
         Rule("出生日期", by(_OF)),
+        Rule("出生日期", by(_SAID_BIRTH)),
         Rule("出生日期", by(_BESIDE)),
         Rule(
             "出生日期",
