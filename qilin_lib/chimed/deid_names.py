@@ -31,6 +31,7 @@ from qilin_lib.chimed.deid_cues import (
 from qilin_lib.chimed.deid_model import DOUBLE, SMALL, SURNAMES, SYLLABLES, odds, surname_of, words
 
 Place = tuple[int, int]
+LIKELY = 96  # of `odds`
 # What makes features, and from what: the sum of their weights is kept (`_weight`).
 Part = tuple[Any, ...]
 
@@ -135,6 +136,8 @@ _syllables = re.compile(rf"[{''.join(sorted(SYLLABLES))}]*\Z").search
 # What begins with a surname that is hardly a word may be a name anywhere: "沈浪", "欧阳静".
 _RARE = frozenset(listed("rare_surnames")[0])
 _bare = re.compile(rf"[{''.join(sorted(_RARE))}](?=[\u4e00-\u9fa5 　])").finditer
+_known = re.compile(f"[{HIDDEN}{NAMED}]").search
+_bare_any = re.compile(rf"[{_any}](?=[\u4e00-\u9fa5 　])").finditer
 _double = re.compile(
     "[{}](?=[{}])".format(*("".join(sorted(set(place))) for place in zip(*DOUBLE, strict=True)))
 ).finditer
@@ -158,6 +161,11 @@ def places(text: str) -> tuple[dict[Place, None], dict[int, str]]:
     for start in _uncued(text):
         starts.setdefault(start, "")
     found = [(start, end) for start, cue in starts.items() for end in _ends(text, start, cue)]
+    if _known(text):
+        # Where somebody is named or has a number, others may stand without a cue: what reads far better as a name.
+        starting = (match.start() for match in _bare_any(text))
+        bare = ((start, end) for start in starting for end in _ends(text, start) if end - start > 1)
+        found += [place for place in bare if odds(text, *place) >= LIKELY]
     for cue in behind(text):
         end, longest = name_end(text, cue)
         found += [(start, end) for start in _begins(text, end, longest)]
