@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any
@@ -130,7 +130,7 @@ _signed = re.compile(rf"[。！!　] ?(?P<name>[{_any}]{HAN}{{1,2}}){_day}(?=\n)
 _opening = re.compile(rf"^(?P<name>[{_any}]{HAN}{{1,3}})(?=[，, 　])", re.MULTILINE).finditer
 _nick = re.compile(rf"[小老阿](?P<name>{trie(DOUBLE)}|[{''.join(sorted(SURNAMES | set(listed('pets')[0])))}])").finditer
 # What parents call a child: "豆豆今天退烧了".
-_twice = re.compile(rf"([{listed('pets')[0]}])\1").finditer
+_twice = re.compile(rf"(?P<name>([{listed('pets')[0]}])\2)").finditer
 _dots = re.compile(rf"(?<=[{''.join(sorted(SYLLABLES))}])[{_DOTS}](?={HAN})").finditer
 _syllables = re.compile(rf"[{''.join(sorted(SYLLABLES))}]*\Z").search
 # What begins with a surname that is hardly a word may be a name anywhere: "沈浪", "欧阳静".
@@ -149,9 +149,8 @@ def places(text: str) -> tuple[dict[Place, None], dict[int, str]]:
     for match in _nick(text):
         if match[0] not in words()[1]:
             starts[match.start("name")] = "nick"
-    for match in _twice(text):
-        starts.setdefault(match.start(), "twice")
     for cue, matches in (
+        ("twice", _twice(text)),
         ("opens", _opening(text)),
         ("signs", _signed(text)),
         ("signs", [_last(text, max(0, len(text) - 24))]),
@@ -163,7 +162,7 @@ def places(text: str) -> tuple[dict[Place, None], dict[int, str]]:
     found = [(start, end) for start, cue in starts.items() for end in _ends(text, start, cue)]
     if _known(text):
         # Where somebody is named or has a number, others may stand without a cue: what reads far better as a name.
-        starting = (match.start() for match in _bare_any(text))
+        starting = (start for start in _outside_words(text, _bare_any) if not start or text[start - 1] in _EDGES)
         bare = ((start, end) for start in starting for end in _ends(text, start) if end - start > 1)
         found += [place for place in bare if odds(text, *place) >= LIKELY]
     for cue in behind(text):
@@ -174,17 +173,20 @@ def places(text: str) -> tuple[dict[Place, None], dict[int, str]]:
 
 def _uncued(text: str) -> Iterator[int]:
     """Where a rare surname, a double one, or the syllables in front of a dot begin, unless they are part of a word."""
-    common = words()[1]
-    for match in _bare(text):
-        start = match.start()
-        if common.isdisjoint((text[start - 1 : start + 1], text[start : start + 2], text[start : start + 3])):
-            yield start
+    yield from _outside_words(text, _bare)
     for match in _double(text):
         start = match.start()
-        if text[start : start + 2] in DOUBLE and text[start - 1 : start + 1] not in common:
+        if text[start : start + 2] in DOUBLE and text[start - 1 : start + 1] not in words()[1]:
             yield start
     for dot in _dots(text):
         yield dot.start() - len(_syllables(text[max(0, dot.start() - 8) : dot.start()])[0])
+
+
+def _outside_words(text: str, search: Callable[[str], Iterator[re.Match[str]]]) -> Iterator[int]:
+    common = words()[1]
+    for start in (match.start() for match in search(text)):
+        if common.isdisjoint((text[start - 1 : start + 1], text[start : start + 2], text[start : start + 3])):
+            yield start
 
 
 _LED, _EVERYDAY, _NEVER = (frozenset(listed(key)) for key in ("led_only", "everyday", "never_alone"))

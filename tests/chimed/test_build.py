@@ -179,7 +179,8 @@ def test_a_book_of_the_user_has_no_stated_licence_and_the_known_ones_have_theirs
     assert len(made.cpt) == 2 and [d["detail"] for d in made.dropped] == ["not stated"]
 
 
-NOTICE = "".join(chr(0x4E00 + 7 * number) for number in range(80)) + "。"
+# Letters that no name is made of.
+NOTICE = "".join(chr(0x3400 + 7 * number) for number in range(80)) + "。"
 
 
 def test_later_copies_of_a_long_substring_are_cut_out_but_no_heading_or_nothing_happens(build_of, tmp_path):
@@ -255,7 +256,7 @@ def test_the_pairs_of_a_ranked_list_all_stay_and_are_held_out_together(build_of,
     draw = random.Random(4)
 
     def words(count):
-        return "".join(chr(0x4E00 + draw.randrange(3000)) for _ in range(count))
+        return "".join(chr(0x3400 + draw.randrange(3000)) for _ in range(count))
 
     asked = [{"instruction": words(150), "output": [words(20) for _ in range(4)]} for _ in range(12)]
     # An answer that stands twice in its list makes equal pairs, of which one stays.
