@@ -149,8 +149,8 @@ def deidentified_table(ledger: Mapping[str, Any]) -> Table:
     return view("data", "deidentified", rows, kinds)
 
 
-def deid_score_table(rows: Iterable[Row]) -> Table:
-    """De-identification on labelled sentences: precision, recall and F1 by type, in percent with 95 % intervals."""
+def deid_score_table(rows: Iterable[Row], texts: str = "labelled sentences") -> Table:
+    """De-identification of `texts`: precision, recall and F1 by type, in percent with 95 % intervals."""
     cells = []
     for row in rows:
         replaced = row.true_positives + row.false_positives
@@ -161,4 +161,4 @@ def deid_score_table(rows: Iterable[Row]) -> Table:
         scores = [Score.share(row.true_positives, replaced), Score.share(row.true_positives, row.labelled)]
         scores += [Score(n=jaccard.n, **f1), Score.share(row.covered, row.labelled)]
         cells.append(["Total" if row.type == ALL else row.type, row.labelled, *scores])
-    return view("data", "rules", cells)
+    return view("data", "rules", cells, texts=texts)
