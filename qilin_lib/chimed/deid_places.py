@@ -137,11 +137,8 @@ _public = re.compile(
 
 def _address(match: re.Match[str]) -> bool:
     start = match.start()
-    if _public(match.string, max(0, start - 20), start) or re.search(
-        "委员会|政府|卫生局|医院$|公交|地铁|药[店房]", match["id"]
-    ):
-        return False
-    if _hospital(match.string, match.end()):
+    public = _public(match.string, max(0, start - 20), start) or _hospital(match.string, match.end())
+    if public or re.search("委员会|政府|卫生局|医院$|公交|地铁|药[店房]", match["id"]):
         return False
     # Without a colon or space behind the cue ("地址是…") it takes more to be an address than one such word.
     return len(_kinds(match["id"])) >= (1 if match["sep"] else 2)

@@ -4,9 +4,9 @@ Most of the split "tune", short sentences, is invented by the author of the rule
 the rules and set out to mislead them. "train" holds 6,302 clinical texts and consultations by eighteen such people,
 half of them without anything to find; the model of names learns from both. "natural" (800 texts by four further
 hands, asked to write as wards and patients do every day) and "numbers" (300 by one, rich in addresses and numbers) were
-scored once, and none was read before. "test", 200 texts of one hand that meant to mislead, is not trained on; its
-counts, never its texts, were looked at as the weights were made: nobody may tune on these three. Identity numbers carry
-area codes that do not exist, numbers of wards and hospitals are public.
+scored before anybody read them, twice, around a change for speed. "test", 200 texts of one hand that meant to mislead,
+is not trained on; its counts, never its texts, were looked at as the weights were made: nobody may tune on these three.
+Identity numbers carry area codes that do not exist, numbers of wards and hospitals are public.
 
 A span covers what identifies and nothing beside it: the number without its cue, the name without its title, the date
 of birth without "出生", the bed with "床" where the number stands alone.

@@ -137,8 +137,8 @@ def _answer(text: str, options: Options, multiple: bool, cut: bool, question: st
     short = len(text) <= SHORT and text.count("。") < 3 and not cut
     text, found = marked(text, options)
     said = list(_said(text, found, not negative(question) if question else None))
-    open_ = bool(said) and not said[-1].mention.sure and said[-1].says("concludes")
-    undecided = not multiple and (open_ or any(both.end() > text.rfind(MARK) for both in CUES.both.finditer(text)))
+    left_open = bool(said) and not said[-1].mention.sure and said[-1].says("concludes")
+    undecided = not multiple and (left_open or any(both.end() > text.rfind(MARK) for both in CUES.both.finditer(text)))
     decided = _last(said, "answers", multiple)
     if decided is not None:
         return "" if undecided or _contradicted(text, said, decided) else decided
